@@ -3,9 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import time, timedelta
-from functools import partial
 from random import Random
-from types import MappingProxyType
 
 from receiver.archive.archiver import Archiver, CopyTarget, UrlRefresher
 from receiver.archive.deletion import TaskDeleter
@@ -36,7 +34,6 @@ from receiver.service.reload import Configurable
 from receiver.service.supervisor import Work
 from receiver.service.tracing import NO_TRACING, Tracing
 from receiver.settings import RouteSettings, Settings, secrets_in
-from receiver.settings.export import list_settings
 from receiver.store.interfaces import ArchiveStore, Catalog, DeliveryQueue
 from receiver.store.sqlite.store import SqliteStore
 from receiver.submission.executor import CreateExecutor
@@ -51,22 +48,11 @@ from receiver.tasks.batches import BatchService
 from receiver.tasks.bill_service import BillService
 from receiver.tasks.daily_report import DailyReports
 from receiver.tasks.expected_ends import ExpectedEnds
-from receiver.tasks.explain import Explainer
-from receiver.tasks.trigger import TriggerService
 from receiver.tracking.callback_health import CallbackHealth
 from receiver.tracking.duration_keeper import DurationKeeper
 from receiver.tracking.inbox import Inbox
 from receiver.tracking.poller import Poller
-from receiver.web.admin import AdminServices
-from receiver.web.console.services import ConsoleSources
-from receiver.web.probes import ProbeRegistry
-from receiver.web.resources.config import Reloads
-from receiver.web.resources.diagnostics import Diagnose
 from receiver.web.resources.health import ReadinessCheck
-from receiver.web.resources.metrics import MetricsApi
-from receiver.web.resources.results import ResultApi
-from receiver.web.resources.route_tests import RouteTestApi
-from receiver.web.resources.routes import FindSender
 
 GRACE = timedelta(seconds=20)
 """How long work in flight may continue after a stop signal: longer than a webhook's timeout."""
@@ -403,111 +389,3 @@ def build_results(context: Context, objects: S3Storage | None = None) -> ResultS
     previews = build_previews(context, objects)
     deleter = TaskDeleter(context.store.deletions, objects=objects, previews=previews, clock=context.clock)
     return ResultServices(previews=previews, deleter=deleter)
-
-
-def _explainer(context: Context) -> Explainer:
-    store, routes = context.store, [route.name for route in context.settings.routes]
-    return Explainer(store.catalog, store.tasks, store.deliveries, routes=routes, clock=context.clock)
-
-
-def _metrics_api(context: Context, tasks: TaskServices) -> MetricsApi:
-    return MetricsApi(
-        context.metrics,
-        context.store.totals,
-        slot_limits=tasks.executor.admission.slot_limits,
-        routes=[route.name for route in context.settings.routes],
-        clock=context.clock,
-    )
-
-
-def _console_sources(context: Context, tasks: TaskServices, origins: Mapping[str, str]) -> ConsoleSources:
-    store = context.store
-    return ConsoleSources(
-        overview=store.overview,
-        totals=store.totals,
-        slot_limits=tasks.executor.admission.slot_limits,
-        slots_in_use=store.tasks.slots_in_use,
-        configuration=partial(list_settings, context.settings, origins),
-        dialect=context.settings.kling.dialect,
-    )
-
-
-def admin_services(
-    context: Context,
-    tasks: TaskServices,
-    deliveries: DeliveryServices,
-    *,
-    find_sender: FindSender,
-    readiness: ReadinessCheck,
-    results: ResultServices | None = None,
-    diagnose: Diagnose,
-    probes: ProbeRegistry,
-    reloads: Reloads,
-    origins: Mapping[str, str] = MappingProxyType({}),
-) -> AdminServices:
-    """Return the services that the admin app calls. The default *results* know no object store.
-
-    *origins* is where each setting came from, unless it is a default.
-    """
-    results = results or build_results(context)
-    store, clock, routes = context.store, context.clock, context.settings.routes
-    return AdminServices(
-        submitter=tasks.submitter,
-        deleter=results.deleter,
-        gateway_creates=tasks.gateway_creates,
-        kling=context.kling,
-        catalog=store.catalog,
-        routes=routes,
-        route_state_store=store.deliveries,
-        route_states=deliveries.route_states,
-        replays=deliveries.replays,
-        batches=tasks.batches,
-        alerts=tasks.alert_service,
-        costs=store.costs,
-        bill=tasks.bill,
-        explainer=_explainer(context),
-        console=_console_sources(context, tasks, origins),
-        route_tests=_route_tests(context, find_sender),
-        trigger=_trigger(context),
-        event_notifier=context.notifiers.events,
-        readiness=readiness,
-        diagnose=diagnose,
-        probes=probes,
-        reloads=reloads,
-        results=ResultApi(store.results, store.catalog, results.previews),
-        metrics=_metrics_api(context, tasks),
-        metrics=_build_metrics(context, tasks),
-        results=ResultApi(store.results, store.catalog, previews or build_previews(context)),
-        clock=clock,
-        ids=context.ids,
-    )
-
-
-def _route_tests(context: Context, find_sender: FindSender) -> RouteTestApi:
-    settings = context.settings
-    return RouteTestApi(
-        settings.routes,
-        find_sender=find_sender,
-        catalog=context.store.catalog,
-        verify=settings.callbacks.verify,
-        samples_folder=settings.data_dir / "samples",
-        clock=context.clock,
-        ids=context.ids,
-    )
-
-
-def _trigger(context: Context) -> TriggerService:
-    return TriggerService(
-        context.store.tasks,
-        context.event_factory,
-        notifiers=context.notifiers,
-        clock=context.clock,
-        ids=context.ids,
-def _build_metrics(context: Context, tasks: TaskServices) -> MetricsApi:
-    return MetricsApi(
-        context.metrics,
-        context.store.totals,
-        slot_limits=tasks.executor.admission.slot_limits,
-        routes=[route.name for route in context.settings.routes],
-        clock=context.clock,
-    )
