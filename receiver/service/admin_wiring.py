@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
+from typing import TypedDict, Unpack
 
 from receiver.service.wiring import Context, DeliveryServices, ResultServices, TaskServices, build_results
 from receiver.settings.export import list_settings
@@ -20,23 +21,26 @@ from receiver.web.resources.route_tests import RouteTestApi
 from receiver.web.resources.routes import FindSender
 
 
+class RunningParts(TypedDict):
+    """The parts of the admin app that belong to the running service."""
+
+    readiness: ReadinessCheck
+    diagnose: Diagnose
+    probes: ProbeRegistry
+    reloads: Reloads
+
+
 def admin_services(
     context: Context,
     tasks: TaskServices,
     deliveries: DeliveryServices,
     *,
     find_sender: FindSender,
-    readiness: ReadinessCheck,
     results: ResultServices | None = None,
-    diagnose: Diagnose,
-    probes: ProbeRegistry,
-    reloads: Reloads,
     origins: Mapping[str, str] = MappingProxyType({}),
+    **running: Unpack[RunningParts],
 ) -> AdminServices:
-    """Return the services that the admin app calls. The default *results* know no object store.
-
-    *origins* is where each setting came from, unless it is a default.
-    """
+    """Return the services that the admin app calls. *origins* is where each setting came from, unless a default."""
     results = results or build_results(context)
     store, clock, routes = context.store, context.clock, context.settings.routes
     return AdminServices(
@@ -58,10 +62,7 @@ def admin_services(
         route_tests=_route_tests(context, find_sender),
         trigger=_trigger(context),
         event_notifier=context.notifiers.events,
-        readiness=readiness,
-        diagnose=diagnose,
-        probes=probes,
-        reloads=reloads,
+        **running,
         results=ResultApi(store.results, store.catalog, results.previews),
         metrics=_metrics_api(context, tasks),
         clock=clock,

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from receiver.archive.deletion import Deletion
 from receiver.delivery.replay import ReplayPreview
-from receiver.domain.api_schema import alerts, json_object, resources, tasks
+from receiver.domain.api_schema import alerts, costs, json_object, resources, tasks
 from receiver.domain.api_schema.json_object import JsonObject
 from receiver.domain.batches import BatchView
 from receiver.domain.clock import iso
@@ -145,9 +145,9 @@ def charges_json(charges: Mapping[str, Decimal]) -> Mapping[str, str]:
     return {unit: format(charges[unit], "f") for unit in sorted(charges)}
 
 
-def cost_total_json(total: CostTotal) -> resources.CostTotal:
+def cost_total_json(total: CostTotal) -> costs.CostTotal:
     """Return the costs of a group of tasks as JSON."""
-    return resources.CostTotal(name=total.name, tasks=total.tasks, charges=charges_json(total.charges))
+    return costs.CostTotal(name=total.name, tasks=total.tasks, charges=charges_json(total.charges))
 
 
 def batch_json(view: BatchView) -> tasks.Batch:

@@ -95,30 +95,6 @@ class Endpoint(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CostTotal(JsonObject):
-    """The costs of a group of tasks."""
-
-    name: str | None
-    tasks: int
-    """Number of tasks with a known cost."""
-    charges: Mapping[str, str]
-    """Exact amounts by unit."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CostReport(JsonObject):
-    """The costs of tasks by a grouping, and in total."""
-
-    by: str
-    from_: Timestamp | None
-    to: Timestamp | None
-    items: Sequence[CostTotal]
-    left_out: int
-    """Number of groups that are not in `items`."""
-    total: CostTotal
-
-
-@dataclass(frozen=True, kw_only=True)
 class RouteTestOutcome(JsonObject):
     """The outcome of an attempt."""
 

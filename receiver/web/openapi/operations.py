@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from receiver.domain.api_schema import alerts, bills, resources, tasks
+from receiver.domain.api_schema import alerts, costs, resources, tasks
 from receiver.domain.api_schema.backtests import Backtest
 from receiver.domain.api_schema.config import ConfigChanges
 from receiver.domain.api_schema.events import Event
@@ -100,10 +100,10 @@ OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
         "post": _post("Close a batch: it accepts no more tasks, and is finished when all its tasks are", tasks.Batch),
     },
     "/api/costs/check": {
-        "post": _post("Compare Kling's ledgers with the stored costs", bills.BillReport, requests.BillCheckRequest),
+        "post": _post("Compare Kling's ledgers with the stored costs", costs.BillReport, requests.BillCheckRequest),
     },
     "/api/costs": {
-        "get": _get("Sum the costs of tasks, by a grouping and in total", resources.CostReport, requests.CostQuery),
+        "get": _get("Sum the costs of tasks, by a grouping and in total", costs.CostReport, requests.CostQuery),
     },
     "/api/events": {
         "get": _get("List events, newest first; with `after`, oldest first", Page[Event], requests.EventQuery),

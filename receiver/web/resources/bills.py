@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from starlette.requests import Request
 from starlette.responses import Response
 
-from receiver.domain.api_schema import bills
+from receiver.domain.api_schema import costs
 from receiver.domain.bill import BillCheck, OwnCharge, Pack, UnknownCharge
 from receiver.domain.clock import Clock, iso
 from receiver.web import serializers
@@ -56,9 +56,9 @@ class BillApi:
         return serializers.json_response(_report(checked, await self._bill.packs()))
 
 
-def _report(checked: BillCheck, packs: Sequence[Pack]) -> bills.BillReport:
+def _report(checked: BillCheck, packs: Sequence[Pack]) -> costs.BillReport:
     found = (checked.unknown, checked.unbilled, checked.different)
-    return bills.BillReport(
+    return costs.BillReport(
         from_=iso(checked.since),
         to=iso(checked.until),
         agrees=checked.agrees,
@@ -66,9 +66,9 @@ def _report(checked: BillCheck, packs: Sequence[Pack]) -> bills.BillReport:
         matched=checked.matched,
         corrected=len(checked.corrections),
         unknown=[_unknown(each) for each in checked.unknown[:MAX_LISTED]],
-        unbilled=[bills.OwnCharge(**_own(each)) for each in checked.unbilled[:MAX_LISTED]],
+        unbilled=[costs.OwnCharge(**_own(each)) for each in checked.unbilled[:MAX_LISTED]],
         different=[
-            bills.DifferentCharge(**_own(each.own), billed=charges_json(each.charged))
+            costs.DifferentCharge(**_own(each.own), billed=charges_json(each.charged))
             for each in checked.different[:MAX_LISTED]
         ],
         left_out=sum(max(0, len(each) - MAX_LISTED) for each in found),
@@ -86,8 +86,8 @@ def _own(task: OwnCharge) -> dict[str, Any]:
     }
 
 
-def _unknown(charge: UnknownCharge) -> bills.UnknownCharge:
-    return bills.UnknownCharge(
+def _unknown(charge: UnknownCharge) -> costs.UnknownCharge:
+    return costs.UnknownCharge(
         kling_id=charge.kling_id,
         charged_at=iso(charge.charged_at),
         created_at=None if charge.created_at is None else iso(charge.created_at),
@@ -98,8 +98,8 @@ def _unknown(charge: UnknownCharge) -> bills.UnknownCharge:
     )
 
 
-def _pack(pack: Pack) -> bills.Pack:
-    return bills.Pack(
+def _pack(pack: Pack) -> costs.Pack:
+    return costs.Pack(
         id=pack.id,
         name=pack.name,
         status=pack.status,

@@ -7,7 +7,7 @@ from typing import Protocol
 from starlette.requests import Request
 from starlette.responses import Response
 
-from receiver.domain.api_schema.resources import CostReport
+from receiver.domain.api_schema.costs import CostReport
 from receiver.domain.clock import iso
 from receiver.domain.costs import Cost, CostGrouping, CostTotal, add_charges
 from receiver.web import serializers

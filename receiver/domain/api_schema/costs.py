@@ -1,9 +1,33 @@
-"""The comparison of Kling's ledgers with the stored costs. Amounts are exact, and text."""
+"""Costs of tasks, and the comparison of Kling's ledgers with them. Amounts are exact, and text."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from receiver.domain.api_schema.json_object import JsonObject, Timestamp
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostTotal(JsonObject):
+    """The costs of a group of tasks."""
+
+    name: str | None
+    tasks: int
+    """Number of tasks with a known cost."""
+    charges: Mapping[str, str]
+    """Exact amounts by unit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostReport(JsonObject):
+    """The costs of tasks by a grouping, and in total."""
+
+    by: str
+    from_: Timestamp | None
+    to: Timestamp | None
+    items: Sequence[CostTotal]
+    left_out: int
+    """Number of groups that are not in `items`."""
+    total: CostTotal
 
 
 @dataclass(frozen=True, kw_only=True)
