@@ -27,8 +27,8 @@ alerts batches bulk_progress bulk_submit callback_url cancel completion cost cos
 job_file profiles proposals replay retry routes submit submit_body task_table task_wait tasks
 """
 HEAVY = """
-aiosqlite anyio httpcore2 httpx2 jmespath jwt prometheus_client pydantic receiver.net receiver.service receiver.store
-receiver.web rich sqlite3 starlette structlog uvicorn uvloop
+aiosqlite anyio httpcore2 httpx2 jmespath jwt prometheus_client pydantic receiver.domain.api_schema.resources
+receiver.net receiver.service receiver.store receiver.web rich sqlite3 starlette structlog uvicorn uvloop
 """
 
 MAX_FILE_LINES = 400

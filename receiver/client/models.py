@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 from receiver.domain.api_schema import json_object
 from receiver.domain.api_schema import tasks as api
-from receiver.domain.api_schema.resources import TASK_REFUSED
+from receiver.domain.api_schema.tasks import TASK_REFUSED
 from receiver.domain.batches import BatchState
 from receiver.domain.errors import Conflict, InvalidRequest, NotFound, ReceiverError, RequestFailed, UnknownRoute
 from receiver.domain.model import ArchiveState, Json, TaskState

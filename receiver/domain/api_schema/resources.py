@@ -21,10 +21,6 @@ from receiver.domain.replays import ReplayState
 Outcome = Annotated[str, SchemaOf(Literal["accepted", "failed", "refused"])]
 
 
-TASK_REFUSED = "task_refused"
-"""The ``code`` of a :class:`TaskRefused`."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Problem(JsonObject):
     """An error (RFC 9457)."""

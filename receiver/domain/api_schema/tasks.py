@@ -11,6 +11,9 @@ from receiver.domain.api_schema.json_object import JsonObject, SchemaOf, SparseO
 from receiver.domain.batches import BatchState
 from receiver.domain.model import ArchiveState, Json, Origin, TaskState, Verification
 
+TASK_REFUSED = "task_refused"
+"""The ``code`` of the error of a submit that Kling refused."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Asset(SparseObject):

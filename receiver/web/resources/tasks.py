@@ -9,8 +9,8 @@ from starlette.responses import Response
 
 from receiver.archive.deletion import Deletion
 from receiver.domain.api_schema.json_object import Page
-from receiver.domain.api_schema.resources import TASK_REFUSED, CallbackUrl, Endpoint, TaskCounts, TaskRefused
-from receiver.domain.api_schema.tasks import SubmittedTask
+from receiver.domain.api_schema.resources import CallbackUrl, Endpoint, TaskCounts, TaskRefused
+from receiver.domain.api_schema.tasks import TASK_REFUSED, SubmittedTask
 from receiver.domain.errors import NotFound
 from receiver.domain.model import EndReason, Task, TaskState
 from receiver.kling.endpoints import CATALOGUE
