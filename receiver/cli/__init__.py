@@ -60,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
     finally:
         gc.enable()
+        if argv is None:  # the process ends: a last collection of all objects takes a seventh of a short command
+            gc.freeze()
     return code
 
 
