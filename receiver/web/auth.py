@@ -49,7 +49,8 @@ class TokenAuth:
             headers = Headers(scope=scope)
             self._check_host(headers)
             if "authorization" in headers or not is_browser_path(scope["path"]):
-                scope = {**scope, TOKEN_ROLE: self._check_token(headers, scope["method"])}
+                # not into a copy: the connection writes into this scope when the client leaves
+                scope[TOKEN_ROLE] = self._check_token(headers, scope["method"])
         await self._app(scope, receive, send)
 
     def _check_host(self, headers: Headers) -> None:

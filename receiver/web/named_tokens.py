@@ -28,7 +28,9 @@ class NamedTokens:
         if self._named and len(credentials) == 1 and (name := self._find_name(credentials[0])):
             headers["authorization"] = self._admin
             headers[ACTOR_HEADER] = name
-            scope = {**scope, "headers": headers.raw}
+            scope["headers"] = (
+                headers.raw
+            )  # not in a copy: the connection writes into this scope when the client leaves
         await self._app(scope, receive, send)
 
     def _find_name(self, credentials: str) -> str | None:
