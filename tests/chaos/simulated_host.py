@@ -21,6 +21,7 @@ import pytest
 import structlog
 from chaos.virtual_time import VirtualClock
 
+from receiver.archive import previews
 from receiver.domain.clock import Clock, Ids
 from receiver.domain.model import Task
 from receiver.net.http_client import HttpClient, Resolve
@@ -132,6 +133,7 @@ class SimulatedHost:
         patch.setattr(store, "SqliteTaskStore", ObservedTaskStore)
         patch.setattr(bootstrap, "HttpClient", ObservedHttpClient)
         patch.setattr(listeners, "_listener", lambda name, app, *_: _Listener(host, name, app))
+        patch.setattr(previews, "in_thread", _run_inline)  # no threads take part
         patch.setattr(supervisor, "stop_signals", lambda: host._stop_requested)
         patch.setattr(database, "ConnectionThread", _ThreadOpener(host))
         structlog.configure(
@@ -243,6 +245,10 @@ class SimulatedHost:
         if request.cancelled():
             raise HostDownError
         return request.result()
+
+
+async def _run_inline(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return work(*args, **kwargs)
 
 
 class _Listener:
