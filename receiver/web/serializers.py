@@ -112,10 +112,10 @@ def task_json(task: Task) -> tasks.Task:
     )
 
 
-def deletion_json(deletion: Deletion, *, dry_run: bool) -> resources.TaskDeletion:
+def deletion_json(deletion: Deletion, *, dry_run: bool) -> tasks.TaskDeletion:
     """Return a deleted task, or the preview of its deletion."""
     stored = deletion.stored
-    return resources.TaskDeletion(
+    return tasks.TaskDeletion(
         task=task_json(stored.task),
         dry_run=dry_run,
         pushes=stored.pushes,

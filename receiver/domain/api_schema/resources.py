@@ -43,23 +43,6 @@ class TaskRefused(Problem):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskDeletion(JsonObject):
-    """A deleted task, or a preview of its deletion."""
-
-    task: Task
-    dry_run: bool
-    pushes: int
-    events: int
-    deliveries: int
-    pending_deliveries: int
-    """Deliveries that were still to be made."""
-    removed: Sequence[str]
-    """Archived files and objects that were removed."""
-    left: Sequence[str]
-    """Archived files and objects that remain."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class TaskCounts(JsonObject):
     """The number of tasks in each state."""
 

@@ -55,7 +55,7 @@ OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
         "get": _get("Show a task", tasks.TaskDetails),
         "delete": _get(
             "Delete an ended task with everything stored about it; its costs stay in the sums. 409 for any other",
-            resources.TaskDeletion,
+            tasks.TaskDeletion,
             requests.DeletionQuery,
         ),
     },
