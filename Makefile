@@ -16,10 +16,10 @@ EXTRAS := storage previews notify otel
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup $(EXTRAS) demo test check bench soak dist deb lock fmt
+.PHONY: help setup $(EXTRAS) demo test check bench screenshots soak dist deb lock fmt
 
 help: ## list these commands
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while read -r name what; do printf '  make %-11s %s\n' "$$name" "$$what"; done
 
 setup: $(VENV)/.runtime ## create .venv with .venv/bin/kling-receiver
 
@@ -45,6 +45,9 @@ check: $(VENV)/.dev ## check format, lint, types, import contracts and tests
 
 bench: $(VENV)/.dev ## compare the speed with common alternatives (ARGS=--help)
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
+
+screenshots: $(VENV)/.dev ## take pictures of every page of the console into var/screenshots; needs Chromium
+	PYTHONPATH=tests $(BIN)/python -m console.screenshots
 
 # Each worker gets one test at a time, the longest first. Any number can be set: make soak KILLS=50
 soak: export KILLS ?= 1000

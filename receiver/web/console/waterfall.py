@@ -249,8 +249,10 @@ def _headers(push: Push) -> str:
 def _confirmations(pushes: Sequence[ReceivedPush], now: datetime) -> Iterator[Bar]:
     """Yield the time from each callback that needed confirmation until the poll that decided about it."""
     ordered = [each.push for each in pushes]
-    for number, push in enumerate(ordered):
-        if push.source is not Source.CALLBACK:
+    for number, received in enumerate(pushes):
+        push = received.push
+        is_end = received.report is not None and received.report.state is not None and received.report.state.is_final
+        if push.source is not Source.CALLBACK or not (is_end or push.outcome is PushOutcome.PENDING):
             continue
         later = [each for each in ordered[number + 1 :] if each.source is Source.POLL]
         is_open = push.outcome is PushOutcome.PENDING
