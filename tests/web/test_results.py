@@ -16,7 +16,7 @@ from harness.web_app import READ_TOKEN, TOKEN, WebApp
 from PIL import Image
 
 from receiver.store.interfaces import StoredResult
-from receiver.web.resources.results import MAX_OPEN
+from receiver.web.resources.results import MAX_MEDIA_PART, MAX_OPEN
 
 CONTENT = random.Random(1).randbytes(300_000)
 SAFE = {
@@ -89,6 +89,18 @@ async def test_other_ranges_get_the_whole_file(web: WebApp, result: StoredResult
     answer = await web.client.get(path_of(result), headers=[(b"range", asked.encode())])
 
     assert (answer.status_code, answer.content) == (200, CONTENT)
+
+
+async def test_a_player_of_a_page_gets_a_video_in_parts(web: WebApp, tmp_path: Path) -> None:
+    result = await an_archived_file(web, tmp_path, CONTENT * 20, content_type="video/mp4")
+    asked = {"range": "bytes=100-"}
+
+    player = await web.client.get(path_of(result, "0.mp4"), headers={**asked, "sec-fetch-dest": "video"})
+    program = await web.client.get(path_of(result, "0.mp4"), headers=asked)
+
+    assert player.headers["content-range"] == f"bytes 100-{MAX_MEDIA_PART + 99}/6000000"
+    assert len(player.content) == MAX_MEDIA_PART
+    assert len(program.content) == 6_000_000 - 100
 
 
 @pytest.mark.parametrize("asked", ["bytes=300000-", "bytes=300000-300001", "bytes=-0"])

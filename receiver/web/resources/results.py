@@ -27,6 +27,12 @@ from receiver.web.server.problems import RETRY_AFTER, Problem
 MAX_OPEN = 100
 """The most files that are being sent at once: each needs a descriptor and some memory."""
 
+MAX_MEDIA_PART = 4 * 1024 * 1024
+"""The most bytes of one answer to a player of a page, which asks for the rest of a video as it needs it.
+
+A browser opens six connections. If each player held one, the page's pictures and its updates would wait.
+"""
+
 SHOWN_TYPES = frozenset(EXTENSIONS) - {UNKNOWN_TYPE}
 """The types of files that a browser shows. It can only download the others."""
 
@@ -70,6 +76,8 @@ class ResultApi:
         part = None
         if request.method == "GET" and request.headers.get("if-range", headers["etag"]) == headers["etag"]:
             part = _requested_part(request, result.asset)
+            if part is not None and request.headers.get("sec-fetch-dest") in ("video", "audio"):
+                part = part[:MAX_MEDIA_PART]
         if self.open_files >= MAX_OPEN:
             detail = f"{MAX_OPEN} files are being sent already. Try again later."
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "too_many_downloads", detail, headers=RETRY_AFTER)
