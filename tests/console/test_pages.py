@@ -123,3 +123,15 @@ async def test_a_page_of_the_manual_links_to_the_others(browser: Browser, web: W
                 "links => links.map(link => link.getAttribute('href').split('#')[0])"
             )
             assert set(inner) <= hrefs, href
+
+
+async def test_the_pictures_of_the_manual_are_shown(browser: Browser, web: WebApp) -> None:
+    async with a_page(browser, f"http://{web.admin}") as visitor:
+        await log_in(visitor)
+        await visitor.open("/console/manual/console")
+        widths = await visitor.page.locator("article img").evaluate_all("all => all.map(each => each.naturalWidth)")
+        missing = await visitor.page.request.get(f"{visitor.origin}/console/manual/images/../console.md")
+        unknown = await visitor.page.request.get(f"{visitor.origin}/console/manual/images/x.webp")
+
+    assert widths == [960] * 6
+    assert (missing.status, unknown.status) == (404, 404)

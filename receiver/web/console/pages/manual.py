@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from receiver.domain.errors import NotFound
 from receiver.web.console.gate import Gate, Visit
+from receiver.web.console.renderer import SECURITY_HEADERS
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
@@ -37,11 +38,22 @@ class ManualPages:
 
     def routes(self, gate: Gate) -> list[Route]:
         """Return the routes of the list and of each page."""
-        return [gate.page(PATH, self.list), gate.page(f"{PATH}/{{subject}}", self.show)]
+        return [
+            gate.page(PATH, self.list),
+            gate.page(f"{PATH}/images/{{name}}", self.send_image),
+            gate.page(f"{PATH}/{{subject}}", self.show),
+        ]
 
     async def list(self, visit: Visit) -> Response:
         """Show all subjects."""
         return visit.page("manual.html", title="Manual", live=False, pages=list(manual().values()))
+
+    async def send_image(self, visit: Visit) -> Response:
+        """Send a picture of the manual."""
+        image = _images().get(visit.request.path_params["name"])
+        if image is None:
+            raise NotFound("The manual has no such picture.")
+        return Response(image, headers=SECURITY_HEADERS, media_type="image/webp")
 
     async def show(self, visit: Visit) -> Response:
         """Show a page of the manual."""
@@ -57,6 +69,13 @@ def manual() -> Mapping[str, ManualPage]:
     sources = [each for each in (files("receiver") / "docs").iterdir() if each.name.endswith(".md")]
     pages = [_page(each.name.removesuffix(".md"), each.read_text(encoding="utf-8")) for each in sources]
     return {page.subject: page for page in sorted(pages, key=lambda page: page.title)}
+
+
+@cache
+def _images() -> Mapping[str, bytes]:
+    """Return the pictures of the manual by name."""
+    folder = files("receiver") / "docs" / "images"
+    return {each.name: each.read_bytes() for each in folder.iterdir() if each.name.endswith(".webp")}
 
 
 def _page(subject: str, source: str) -> ManualPage:
