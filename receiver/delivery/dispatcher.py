@@ -7,7 +7,7 @@ sends one probe a minute. A route held by an operator sends nothing.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -19,6 +19,7 @@ from receiver.delivery import measurements
 from receiver.delivery.retry import MAX_UNFINISHED_CLAIMS, SUSPECT_AFTER, RetryPolicy, effective_age
 from receiver.delivery.route_states import RouteStates
 from receiver.delivery.senders.sender import DeliveryRequest, Sender
+from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.clock import Clock, Ids
 from receiver.domain.clock_watch import ClockWatch
 from receiver.domain.errors import StoreUnavailable
@@ -28,11 +29,12 @@ from receiver.domain.notifier import Notifier
 from receiver.domain.rate_limiter import RateLimiter
 from receiver.domain.worker import TaskSet, run_worker
 from receiver.events.factory import MAX_ARCHIVE_WAIT
-from receiver.store.interfaces import ClaimedDelivery, DeliveryQueue
+from receiver.store.interfaces import ClaimedDelivery, DeliveryQueue, RouteClaim
 
 log = structlog.get_logger()
 
 LEASE_MARGIN = timedelta(seconds=30)
+_MAX_RECENT_ROUTES = 8  # each one costs a query whenever something may be due
 _BRING_FORWARD_BATCH = 1000  # deliveries brought forward in one transaction: a backlog may be a million
 _MAX_PROBE_DELAY = timedelta(hours=2)
 """A probe planned later than this was planned before the clock was set back: Retry-After is capped at one hour."""
@@ -87,6 +89,7 @@ class Dispatcher:
         self._suspects: dict[str, str] = {}  # delivery ID -> route, the least suspected first
         self._alone: str | None = None  # the suspect in flight
         self._next_suspect_at = clock.now()
+        self._recent_routes: BoundedDict[str, None] = BoundedDict(_MAX_RECENT_ROUTES)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Attempt due deliveries until *stop*. Then drain: attempts that outlast the grace are released."""
@@ -121,12 +124,40 @@ class Dispatcher:
         if await self._isolate_suspect():
             return None
         soonest = self._next_suspect_at if self._suspects and self._next_suspect_at > self._clock.now() else None
-        for route, due_at in (await self._queue.due_routes()).items():
+        for route, due_at in (await self._start_recent_routes()).items():
             lane = self._lanes(route)
             at = None if lane is None else await self._dispatch_route(route, lane, due_at)
             if at is not None and (soonest is None or at < soonest):
                 soonest = at
         return soonest
+
+    async def _start_recent_routes(self) -> Mapping[str, datetime]:
+        """Start the due attempts of the routes used last, with one access to the store for all of them.
+
+        Return when each route's next delivery is due after that.
+        """
+        now = self._clock.now()
+        limits = {route: self._limit(route, now) for route in self._recent_routes}
+        wanted = [
+            RouteClaim(route=route, until=self._lease_end(lane, now), limit=limit, claim=self._ids.new("clm"))
+            for route, limit in limits.items()
+            if limit > 0 and (lane := self._lanes(route)) is not None
+        ]
+        if not wanted:
+            return await self._queue.due_routes()
+        found = await self._queue.claim_routes(wanted, now=now, skip=self._suspects.keys())
+        for each in wanted:
+            if (lane := self._lanes(each.route)) is not None:
+                self._start_claimed(each.route, lane, found.claimed[each.route], claim=each.claim, now=now)
+        return found.due_routes
+
+    def _limit(self, route: str, now: datetime) -> int:
+        """Return how many attempts of a route may start now. A held route has its own rules: 0."""
+        lane = self._lanes(route)
+        if lane is None or self._route_states.get(route).is_held:
+            return 0
+        free = lane.concurrency - self._in_flight[route]
+        return free if lane.rate is None else min(free, lane.rate.available(now))
 
     async def _isolate_suspect(self) -> bool:
         """Attempt the next suspect as soon as nothing is in flight. Return whether nothing else may start meanwhile."""
@@ -196,21 +227,33 @@ class Dispatcher:
     ) -> datetime | None:
         """Claim due deliveries, apart from suspects unless *only* names one, and start their attempts."""
         claim = self._ids.new("clm")
-        until = now + lane.sender.timeout + LEASE_MARGIN
+        until = self._lease_end(lane, now)
         skip = () if only else self._suspects.keys()
         claimed = await self._queue.claim(
             route, now=now, until=until, limit=limit, claim=claim, early=early, only=only, skip=skip
         )
         if not claimed:
             return now + _RECHECK_DELAY
+        self._start_claimed(route, lane, claimed, claim=claim, now=now)
+        self._wake.set()
+        return None
+
+    @staticmethod
+    def _lease_end(lane: Lane, now: datetime) -> datetime:
+        return now + lane.sender.timeout + LEASE_MARGIN
+
+    def _start_claimed(
+        self, route: str, lane: Lane, claimed: Sequence[ClaimedDelivery], *, claim: str, now: datetime
+    ) -> None:
+        if not claimed:
+            return
+        self._recent_routes[route] = None
         if lane.rate is not None:
             lane.rate.acquire(len(claimed), now)
         for item in claimed:
             if item.delivery.id not in self._claims:
                 self._start_attempt(route, lane, item)
             self._claims[item.delivery.id] = claim  # a lease expires during its attempt only if the clock was changed
-        self._wake.set()
-        return None
 
     def _start_attempt(self, route: str, lane: Lane, claimed: ClaimedDelivery) -> None:
         began = self._clock.monotonic()  # not the wall clock: after a step forward the suspects would wait as long

@@ -276,6 +276,35 @@ async def test_a_store_that_cannot_just_now_delays_and_ends_nothing(system: Deli
     assert there.attempt_times == [START + 3 * SECOND] * 2
 
 
+async def test_a_route_that_was_used_before_costs_one_access_to_the_store_until_its_attempt(
+    system: DeliverySystem,
+) -> None:
+    used: list[str] = []
+    used_before_attempt: list[str] = []
+
+    class RecordingQueue:
+        def __init__(self, queue: DeliveryQueue) -> None:
+            self._queue = queue
+
+        def __getattr__(self, name: str) -> Any:
+            used.append(name)
+            return getattr(self._queue, name)
+
+    def accept(_: DeliveryRequest) -> Outcome:
+        used_before_attempt.extend(used)
+        return Accepted()
+
+    there = system.add_route()
+    await system.start(wrap_queue=lambda queue: cast("DeliveryQueue", RecordingQueue(queue)))
+    await system.add_events(1)
+    used.clear()
+    there.respond = accept
+
+    await system.add_events(1)
+
+    assert used_before_attempt == ["claim_routes"]
+
+
 async def test_the_start_names_a_route_that_is_gone_while_its_deliveries_wait(system: DeliverySystem) -> None:
     there = system.add_route()
     there.respond = lambda _: FAILED

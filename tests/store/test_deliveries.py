@@ -11,6 +11,7 @@ from store.conftest import Store, add_deliveries, add_route_deliveries
 from receiver.domain.errors import Conflict
 from receiver.domain.model import ArchiveState, Attempt, Delivery, DeliveryStatus, HeldBy, RouteState, Verdict
 from receiver.events.factory import RoutedEvent
+from receiver.store.interfaces import RouteClaim
 
 DELIVERED = Verdict(status=DeliveryStatus.DELIVERED, due_at=at(5), finished_at=at(5))
 AGAIN = Verdict(status=DeliveryStatus.PENDING, due_at=at(30))
@@ -80,6 +81,26 @@ async def test_a_claim_is_limited_to_its_route(store: Store) -> None:
     claimed = await store.deliveries.claim("a", now=at(1), until=at(60), limit=9, claim="c")
 
     assert [one.delivery.id for one in claimed] == ["dlv_1"]
+
+
+async def test_several_routes_are_claimed_at_once(store: Store) -> None:
+    for route in ("a", "b", "c"):
+        await add_route_deliveries(store, 3, route=route)
+    [skipped] = await store.deliveries.claim("b", now=at(1), until=at(2), limit=1, claim="before")
+    wanted = [
+        RouteClaim(route="a", until=at(60), limit=2, claim="mine"),
+        RouteClaim(route="b", until=at(90), limit=9, claim="yours"),
+        RouteClaim(route="unknown", until=at(90), limit=9, claim="none"),
+    ]
+
+    found = await store.deliveries.claim_routes(wanted, now=at(5), skip=[skipped.delivery.id])
+
+    claims = {
+        route: [(each.delivery.claim, each.delivery.due_at) for each in one] for route, one in found.claimed.items()
+    }
+    assert claims == {"a": [("mine", at(60))] * 2, "b": [("yours", at(90))] * 2, "unknown": []}
+    assert found.due_routes == await store.deliveries.due_routes()
+    assert found.due_routes == {"a": at(0), "b": at(2), "c": at(0)}
 
 
 async def test_concurrent_claims_never_share_a_delivery(store: Store) -> None:

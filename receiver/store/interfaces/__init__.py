@@ -23,7 +23,14 @@ from receiver.store.interfaces.alerts import AlertStore
 from receiver.store.interfaces.archive import ArchiveStore, ArchiveUpdate
 from receiver.store.interfaces.catalog import Catalog, DeliveryView, Page, RouteBacklog
 from receiver.store.interfaces.deletions import DeletionStore, StoredTask
-from receiver.store.interfaces.deliveries import ClaimedDelivery, ClaimOptions, DeliveryQueue, RecoveredClaims
+from receiver.store.interfaces.deliveries import (
+    ClaimedDelivery,
+    ClaimedRoutes,
+    ClaimOptions,
+    DeliveryQueue,
+    RecoveredClaims,
+    RouteClaim,
+)
 from receiver.store.interfaces.durations import DurationStore
 from receiver.store.interfaces.overview import (
     BriefDelivery,
@@ -53,6 +60,7 @@ __all__ = [
     "Change",
     "ClaimOptions",
     "ClaimedDelivery",
+    "ClaimedRoutes",
     "Decide",
     "DeletionStore",
     "DeliveryQueue",
@@ -72,6 +80,7 @@ __all__ = [
     "RetentionStore",
     "RetentionTarget",
     "RouteBacklog",
+    "RouteClaim",
     "StoreSnapshot",
     "StoredResult",
     "StoredTask",

@@ -40,6 +40,24 @@ class ClaimOptions(TypedDict):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RouteClaim:
+    """What to claim of one route: up to ``limit`` due deliveries, with the lease ``claim`` until ``until``."""
+
+    route: str
+    until: datetime
+    limit: int
+    claim: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedRoutes:
+    """The claimed deliveries of each route, and when each route's next delivery is due after that."""
+
+    claimed: Mapping[str, Sequence[ClaimedDelivery]]
+    due_routes: Mapping[str, datetime]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecoveredClaims:
     """What was left in flight when a process died: the number of released claims, and the suspects.
 
@@ -59,6 +77,12 @@ class DeliveryQueue(Protocol):
 
     async def claim(self, route: str, **options: Unpack[ClaimOptions]) -> Sequence[ClaimedDelivery]:
         """Claim due deliveries of *route*, longest due first."""
+        ...
+
+    async def claim_routes(
+        self, wanted: Sequence[RouteClaim], *, now: datetime, skip: Collection[str] = ()
+    ) -> ClaimedRoutes:
+        """Claim due deliveries of several routes at once, apart from those in *skip*."""
         ...
 
     async def record_attempt(

@@ -14,7 +14,7 @@ from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import micros
 from receiver.domain.model import Attempt, RouteState, Verdict
 from receiver.events.factory import RoutedEvent
-from receiver.store.interfaces import ClaimedDelivery, ClaimOptions, RecoveredClaims
+from receiver.store.interfaces import ClaimedDelivery, ClaimedRoutes, ClaimOptions, RecoveredClaims, RouteClaim
 from receiver.store.sqlite import catalog, delivery_rows, rows
 from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import queries, sql, write_rows
@@ -39,6 +39,12 @@ class SqliteDeliveryQueue:
     async def claim(self, route: str, **options: Unpack[ClaimOptions]) -> Sequence[ClaimedDelivery]:
         """Claim due deliveries of *route*."""
         return await self._writer.execute(_CLAIM, ClaimCall(route=route, **options))
+
+    async def claim_routes(
+        self, wanted: Sequence[RouteClaim], *, now: datetime, skip: Collection[str] = ()
+    ) -> ClaimedRoutes:
+        """Claim due deliveries of several routes."""
+        return await self._writer.execute(_CLAIM_ROUTES, ClaimRoutesCall(wanted=wanted, now=now, skip=skip))
 
     async def record_attempt(
         self,
@@ -96,6 +102,15 @@ class ClaimCall:
     early: bool = False
     only: str | None = None
     skip: Collection[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimRoutesCall:
+    """One call of ``claim_routes``."""
+
+    wanted: Sequence[RouteClaim]
+    now: datetime
+    skip: Collection[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +186,23 @@ def _claim_one(connection: sqlite3.Connection, call: ClaimCall) -> Sequence[Clai
         ids = json.dumps([row[0] for row in found])
         connection.execute(sql("claim_deliveries"), {"claim": call.claim, "until": micros(call.until), "ids": ids})
     return [delivery_rows.claimed_delivery(row, claim=call.claim, until=call.until) for row in found]
+
+
+def _claim_routes(connection: sqlite3.Connection, group: Sequence[ClaimRoutesCall]) -> Sequence[ClaimedRoutes]:
+    return [_claim_routes_once(connection, call) for call in group]
+
+
+def _claim_routes_once(connection: sqlite3.Connection, call: ClaimRoutesCall) -> ClaimedRoutes:
+    claimed = {
+        each.route: _claim_one(
+            connection,
+            ClaimCall(
+                route=each.route, now=call.now, until=each.until, limit=each.limit, claim=each.claim, skip=call.skip
+            ),
+        )
+        for each in call.wanted
+    }
+    return ClaimedRoutes(claimed=claimed, due_routes=catalog.due_routes(connection))
 
 
 def _record_attempts(connection: sqlite3.Connection, group: Sequence[RecordAttemptCall]) -> Sequence[bool]:
@@ -273,6 +305,7 @@ def _save_routes(connection: sqlite3.Connection, group: Sequence[SaveRouteCall])
 # These writes drain the queue, which frees disk space. So they are never refused for lack of it.
 # A claim that a power cut undoes was to be released at the next start anyway, so nothing waits for the disk.
 _CLAIM: WriteOp[ClaimCall, Sequence[ClaimedDelivery]] = WriteOp(write=_claim, uses_disk=False, is_durable=False)
+_CLAIM_ROUTES: WriteOp[ClaimRoutesCall, ClaimedRoutes] = WriteOp(write=_claim_routes, uses_disk=False, is_durable=False)
 _RECORD_ATTEMPT: WriteOp[RecordAttemptCall, bool] = WriteOp(write=_record_attempts, uses_disk=False)
 _RELEASE: WriteOp[ReleaseCall, bool] = WriteOp(write=_release, uses_disk=False)
 _RELEASE_ALL: WriteOp[ReleaseAllCall, RecoveredClaims] = WriteOp(write=_release_all, uses_disk=False)
