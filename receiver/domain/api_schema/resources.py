@@ -338,15 +338,6 @@ class Probe(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConsoleLink(JsonObject):
-    """A link that logs a browser in to the console, once."""
-
-    path: str
-    """Its path on this listener. Only this response contains it."""
-    expires_at: Timestamp
-
-
-@dataclass(frozen=True, kw_only=True)
 class OpenApiDocument(SparseObject):
     """An OpenAPI 3.1 document."""
 

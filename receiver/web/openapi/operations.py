@@ -8,6 +8,7 @@ from typing import Any
 from receiver.domain.api_schema import alerts, costs, resources, tasks
 from receiver.domain.api_schema.backtests import Backtest
 from receiver.domain.api_schema.config import ConfigChanges
+from receiver.domain.api_schema.console import ConsoleLink
 from receiver.domain.api_schema.events import Event
 from receiver.domain.api_schema.json_object import Page
 from receiver.web import api_requests as requests
@@ -206,7 +207,7 @@ OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
     "/api/console/links": {
         "post": _post(
             "Create a link that logs a browser in to the console: once, within a minute",
-            resources.ConsoleLink,
+            ConsoleLink,
             requests.EmptyBody,
             HTTPStatus.CREATED,
         ),

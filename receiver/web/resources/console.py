@@ -5,7 +5,7 @@ from http import HTTPStatus
 from starlette.requests import Request
 from starlette.responses import Response
 
-from receiver.domain.api_schema.resources import ConsoleLink
+from receiver.domain.api_schema.console import ConsoleLink
 from receiver.domain.clock import iso
 from receiver.web import serializers
 from receiver.web.api_requests import EmptyBody, NoQuery
