@@ -31,7 +31,7 @@ PAGES = {
     "manual": "/console/manual/routes",
     "now": "/console",
     "replay": "/console/replays/new?status=dead",
-    "results": "/results",
+    "results": "/console/results",
     "routes": "/console/routes",
     "submit": "/console/submit",
     "tasks": "/console/tasks",
@@ -52,7 +52,6 @@ async def take_all() -> None:
                     for page, path in {**PAGES, **await _chosen(visitor.page, receiver)}.items():
                         await visitor.open(path)
                         await take(visitor.page, f"{page}-{name}")
-                    visitor.complaints.clear()
 
 
 async def take(page: Page, name: str) -> None:
