@@ -138,17 +138,19 @@ class Dispatcher:
         """
         now = self._clock.now()
         limits = {route: self._limit(route, now) for route in self._recent_routes}
+        # What is claimed is attempted with the lane from before, also if a reload removes the route meanwhile.
+        lanes = {
+            route: lane for route, limit in limits.items() if limit > 0 and (lane := self._lanes(route)) is not None
+        }
         wanted = [
-            RouteClaim(route=route, until=self._lease_end(lane, now), limit=limit, claim=self._ids.new("clm"))
-            for route, limit in limits.items()
-            if limit > 0 and (lane := self._lanes(route)) is not None
+            RouteClaim(route=route, until=self._lease_end(lane, now), limit=limits[route], claim=self._ids.new("clm"))
+            for route, lane in lanes.items()
         ]
         if not wanted:
             return await self._queue.due_routes()
         found = await self._queue.claim_routes(wanted, now=now, skip=self._suspects.keys())
         for each in wanted:
-            if (lane := self._lanes(each.route)) is not None:
-                self._start_claimed(each.route, lane, found.claimed[each.route], claim=each.claim, now=now)
+            self._start_claimed(each.route, lanes[each.route], found.claimed[each.route], claim=each.claim, now=now)
         return found.due_routes
 
     def _limit(self, route: str, now: datetime) -> int:
