@@ -27,6 +27,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "tasks wait": (f"tasks wait {_TASK}", f"tasks wait {_TASK} --timeout 10m --json"),
     "tasks watch": ("tasks watch", "tasks watch --batch spring --limit 50"),
     "tasks cancel": (f"tasks cancel {_TASK}", "tasks cancel --batch spring --dry-run"),
+    "tasks delete": (f"tasks delete {_TASK} --dry-run", f"tasks delete {_TASK} --results --why 'the client asked'"),
     "tasks retry": (f"tasks retry {_TASK} --yes", "tasks retry --failed --batch spring --why 'new prompt filter'"),
     "tasks cost": ("tasks cost --by day --from 30d", "tasks cost --by tag:project --from 2026-11-01 --to 2026-12-01"),
     "costs": ("costs check", "costs check --from 2026-11-01 --to 2026-12-01"),

@@ -7,6 +7,7 @@ from cyclopts import App, Parameter
 
 from receiver.cli import FAILED, OK, render
 from receiver.cli.options import CLIENT, ClientOptions, Reason, RouteName, UsageError, not_found_hint, usage_errors
+from receiver.cli.value_kinds import EVENT_ID, EVENT_TYPE
 from receiver.domain.model import Json
 
 routes = App(name="routes", help="List, test, hold and release routes.")
@@ -93,9 +94,12 @@ def send_test(
     *,
     type_: Annotated[
         str,
+        EVENT_TYPE,
         Parameter(name="--type", help="Sample event to send: failed, batch, report, alert.route_held, ..."),
     ] = "succeed",
-    event: Annotated[str | None, Parameter(help="Send nothing: show what the route does with this event.")] = None,
+    event: Annotated[
+        str | None, EVENT_ID, Parameter(help="Send nothing: show what the route does with this event.")
+    ] = None,
     last: Annotated[
         int | None, Parameter(help="Send nothing: show what the route does with the newest events.")
     ] = None,

@@ -6,13 +6,18 @@ from cyclopts import Parameter
 
 from receiver.cli import OK, render
 from receiver.cli.options import CLIENT, ClientOptions, Label, Tags, key_values, usage_errors
+from receiver.cli.value_kinds import ENDPOINT, STATE
 
 
 def trigger(
-    state: Annotated[str, Parameter(help="Last state of the task: succeed, failed, rejected, expired, processing.")],
+    state: Annotated[
+        str, STATE, Parameter(help="Last state of the task: succeed, failed, rejected, expired, processing.")
+    ],
     /,
     *,
-    endpoint: Annotated[str | None, Parameter(help="Kling endpoint of the task: images/multi-image2image.")] = None,
+    endpoint: Annotated[
+        str | None, ENDPOINT, Parameter(help="Kling endpoint of the task: images/multi-image2image.")
+    ] = None,
     label: Label = None,
     tag: Tags = None,
     output: ClientOptions = CLIENT,

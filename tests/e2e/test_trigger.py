@@ -59,5 +59,5 @@ async def test_the_command_shows_what_a_route_would_do_with_stored_events(tmp_pa
             one = await receiver.run_cli_async("routes", "test", "hook", "--event", wanted["event_id"])
 
             assert (found["wanted"], len(found["items"])) == (1, 6)
-            assert "gave False, not true" in table.stdout
+            assert "gave false, not true" in table.stdout
             assert '"project":"ads"' in one.stdout

@@ -47,8 +47,8 @@ class Client:
 
     async def wait(self, prompt: str = "a cat") -> "asyncio.Task[KlingResponse]":
         """Begin a create that has to wait, and return once it waits."""
-        creating = asyncio.create_task(self.create(prompt))
         waiting = len(await queued(self.system)) + (self.key is None or not await has_key(self.system, self.key))
+        creating = asyncio.create_task(self.create(prompt))
 
         async def is_queued() -> bool:
             return creating.done() or len(await queued(self.system)) >= waiting

@@ -36,7 +36,7 @@ async def test_a_backtest_shows_what_a_route_would_do_and_sends_nothing(web: Web
     [wanted] = [item for item in found["items"] if item["wanted"]]
     assert json.loads(wanted["body"])["data"]["event_id"] == wanted["event_id"]
     [refused] = [item for item in found["items"] if item["type"] == "task.failed"]
-    assert refused["reason"] == "on = ['succeed'] does not name 'failed'"
+    assert refused["reason"] == 'on = ["succeed"] does not name "failed"'
     assert web.sink.requests == []
 
 

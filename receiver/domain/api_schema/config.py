@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from receiver.domain.api_schema.json_object import JsonObject, SchemaOf
 
-SettingValue = Annotated[object, SchemaOf(bool | float | str | list[Any] | None)]
+SettingValue = Annotated[object, SchemaOf(bool | float | str | list[bool | float | str] | None)]
 
 
 @dataclass(frozen=True, kw_only=True)
