@@ -101,7 +101,7 @@ def send_test(
         str | None, EVENT_ID, Parameter(help="Send nothing: show what the route does with this event.")
     ] = None,
     last: Annotated[
-        int | None, Parameter(help="Send nothing: show what the route does with the newest events.")
+        int | None, NUMBER, Parameter(help="Send nothing: show what the route does with the newest events.")
     ] = None,
     output: ClientOptions = CLIENT,
 ) -> int:
@@ -116,7 +116,11 @@ def send_test(
         return _print_backtest(found, is_one=event is not None, as_json=output.json)
     with not_found_hint("routes list"), usage_errors(), output.connect() as client:
         answer = client.post(f"{path}/test", {} if type_ == "succeed" else {"type": type_})
-    if output.json:
+    return _print_outcome(answer, as_json=output.json)
+
+
+def _print_outcome(answer: Json, *, as_json: bool) -> int:
+    if as_json:
         render.print_json(answer)
     else:
         render.details(
