@@ -7,7 +7,7 @@ from cyclopts import App, Parameter
 
 from receiver.cli import FAILED, OK, render
 from receiver.cli.options import CLIENT, ClientOptions, Reason, RouteName, UsageError, not_found_hint, usage_errors
-from receiver.cli.value_kinds import EVENT_ID, EVENT_TYPE
+from receiver.cli.value_kinds import EVENT_ID, EVENT_TYPE, NUMBER
 from receiver.domain.model import Json
 
 routes = App(name="routes", help="List, test, hold and release routes.")
