@@ -38,6 +38,8 @@ class Problem(JsonObject):
 class TaskRefused(Problem):
     """The error of a submit that Kling refused."""
 
+    id: str
+    """ID of the task, as in the response to an accepted submit."""
     task: SubmittedTask
     """The task, which is stored as rejected. Its `message` is Kling's reason."""
 

@@ -205,7 +205,7 @@ def _refused_response(result: SubmitResult) -> Response:
     task, status = result.task, HTTPStatus.UNPROCESSABLE_ENTITY
     detail = f"Task {task.id} was rejected: {task.message or 'Kling gave no reason.'}"
     problem = Problem(status, TASK_REFUSED, detail).definition()
-    refused = TaskRefused(**vars(problem), task=_submitted_task(result))
+    refused = TaskRefused(**vars(problem), id=result.task.id, task=_submitted_task(result))
     return serializers.json_response(refused, status, _location(result), media_type=MEDIA_TYPE)
 
 
