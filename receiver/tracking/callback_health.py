@@ -85,7 +85,7 @@ class CallbackHealth:
 
     async def poll_running(self, why: str) -> None:
         """Poll all running tasks soon: their next polls were planned by what was known before."""
-        now = self._clock.now()
-        count = await self._task_store.make_due(_RUNNING, now=now, before=FAR_FUTURE, min_gap=MIN_POLL_GAP)
+        soon = self._clock.now() + MIN_POLL_GAP  # not at once: a task whose poll is in flight would be polled twice
+        count = await self._task_store.make_due(_RUNNING, now=soon, before=FAR_FUTURE, min_gap=MIN_POLL_GAP)
         log.info("polls.replanned", tasks=count, reason=why)
         self._notifiers.polls.notify()

@@ -64,7 +64,7 @@ def run_jobs(folder: Path, *, limit: int, restarts: int = 0, **faults: Any) -> S
             await host.start()
             account.start_measuring()
             asked = [asyncio.create_task(submit_job(host, number)) for number in range(JOBS)]
-            await restart_randomly(host, Random(5), restarts)
+            await restart_randomly(host, Random(7), restarts)
             ids = set(await asyncio.gather(*asked))
             await wait_until_all_succeeded(host)
             made = {task["external_task_id"] for task in account.state()["tasks"]}

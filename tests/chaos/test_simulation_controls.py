@@ -88,10 +88,6 @@ def trusts_every_callback(patch: Patch) -> None:
     patch.setattr(lifecycle, "_is_trusted", lambda *_: True)
 
 
-def keeps_forged_ends(patch: Patch) -> None:
-    patch.setattr(lifecycle, "_replaces_end", lambda *_: False)
-
-
 def disables_public_guard(patch: Patch) -> None:
     patch.setattr(PublicGuard, "check", lambda *_: None)
 
@@ -154,7 +150,6 @@ def forgets_replays(patch: Patch) -> None:
         (lets_state_regress, "moves back from", 10),
         (claims_twice, "is sent", 1),
         (trusts_every_callback, "unverified event to", 1),
-        (keeps_forged_ends, "by a signed push, which is lost", 2),
         (disables_public_guard, "was dialled", 2),
         (disables_operator_guard, "was dialled", 1),
         (skips_lookup_before_resubmit, "was created 2 times", 2),
