@@ -2,7 +2,7 @@
 
 dpkg works in an empty root folder, and systemctl and systemd-sysusers are stand-ins that record their calls. The
 programs of the package run from there. This takes half a minute, so only `.ci/run` does it, or PACKAGES=1 in the
-environment. `.ci/run` also runs the wheel in an empty environment.
+environment. `.ci/run wheel` runs the wheel in an empty environment.
 """
 
 import os
