@@ -14,7 +14,7 @@ from harness.running_service import (
     a_sink,
     a_webhook_route,
     run_receiver,
-    script_output,
+    script_lines,
     submit_task,
 )
 from harness.waiting import wait_until
@@ -57,7 +57,7 @@ async def test_the_service_runs_and_stops_without_its_standard_streams(tmp_path:
             opened = streams_of(receiver, closed)
             async with receiver.client() as client:
                 await submit_task(client)
-            await wait_until(lambda: len(sink.received) == 1 and script_output(tmp_path).exists())
+            await wait_until(lambda: len(sink.received) == 1 and bool(script_lines(tmp_path)))
 
             assert opened == ["/dev/null"] * len(closed)
             assert await receiver.stop() == 0

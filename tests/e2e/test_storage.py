@@ -15,7 +15,7 @@ from harness.running_service import (
     a_script_route,
     a_sink,
     a_webhook_route,
-    script_output,
+    script_lines,
     submit_task,
 )
 from harness.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server, an_s3_server, s3_proxy
@@ -62,9 +62,7 @@ async def test_events_are_delivered_after_the_copy_with_its_location(tmp_path: P
             async with receiver.client() as client:
                 task = await submit_task(client)
             await wait_until(lambda: len(sink.received) == 1, seconds=30)
-            await wait_until(
-                lambda: script_output(tmp_path).exists() and script_output(tmp_path).read_text() == "0.png\n"
-            )
+            await wait_until(lambda: script_lines(tmp_path) == ["0.png"])
 
             [[event]] = sink.received.values()
             [asset] = event["data"]["assets"]

@@ -9,7 +9,7 @@ from harness.running_service import (
     a_script_route,
     a_sink,
     a_webhook_route,
-    script_output,
+    script_lines,
 )
 from harness.waiting import wait_until
 
@@ -24,10 +24,10 @@ async def test_a_test_task_reaches_webhook_and_script_and_the_projection_is_the_
         async with a_receiver(tmp_path, a_config(UNREACHABLE, more=archive + routes)) as receiver:
             done = await receiver.run_cli_async("trigger", "succeed", "--json")
             task = json.loads(done.stdout)
-            await wait_until(lambda: bool(sink.bodies) and script_output(tmp_path).exists())
+            await wait_until(lambda: bool(sink.bodies and script_lines(tmp_path)))
 
             assert json.loads(sink.bodies[0]) == {"id": task["id"], "text": "succeed"}
-            event = json.loads(script_output(tmp_path).read_text().splitlines()[0])
+            event = json.loads(script_lines(tmp_path)[0])
             assert (event["data"]["test"], event["data"]["task"]["id"]) == (True, task["id"])
             explained = await receiver.run_cli_async("explain", task["id"])
             assert (explained.returncode, task["id"] in explained.stdout) == (0, True)

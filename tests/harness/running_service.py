@@ -316,8 +316,15 @@ script = {{ command = ["{script}"], env = {{ OUT = "{script_output(folder)}" }} 
 
 
 def script_output(folder: Path) -> Path:
-    """Return the file that the script writes to."""
+    """Return the file that the script writes to. It exists before its first line: see ``script_lines``."""
     return folder / "published.jsonl"
+
+
+def script_lines(folder: Path) -> list[str]:
+    """Return the complete lines that the script has written so far."""
+    file = script_output(folder)
+    *lines, _incomplete = (file.read_text() if file.exists() else "").split("\n")
+    return lines
 
 
 async def submit_task(client: httpx2.AsyncClient, **fields: Any) -> dict[str, Any]:
