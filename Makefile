@@ -12,7 +12,7 @@ SHARED := -n $(WORKERS) --dist worksteal # an idle worker takes tests from a bus
 # Always keep compiled files: without them every command compiles all sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-EXTRAS := storage previews notify otel
+EXTRAS := storage previews notify otel postgres mcp
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -26,6 +26,8 @@ setup: $(VENV)/.runtime ## create .venv with .venv/bin/kling-receiver
 storage: ## add the packages for S3-compatible storage to .venv
 previews: ## add the packages for thumbnails of archived pictures
 notify: ## add the packages for chat, mail and push notifications
+postgres: ## add the packages for PostgreSQL to .venv
+mcp: ## add the packages for the MCP server to .venv
 otel: ## add the packages for tracing with OpenTelemetry
 $(EXTRAS): setup
 	$(PIP) install --require-hashes -r requirements-$@.lock

@@ -19,7 +19,7 @@ kling kling/simulator net service service/doctor settings store store/interfaces
 store/sqlite/sql/migrations submission tasks tracking web web/console web/console/pages web/console/static
 web/console/static/vendor web/console/templates web/openapi web/resources web/server
 """
-EXTRAS = ["storage", "previews", "notify", "otel"]
+EXTRAS = ["storage", "previews", "notify", "otel", "postgres", "mcp"]
 LOCKS = ["requirements.lock", "requirements-dev.lock", *(f"requirements-{extra}.lock" for extra in EXTRAS)]
 
 CLIENT_COMMANDS = """
