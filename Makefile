@@ -26,9 +26,9 @@ setup: $(VENV)/.runtime ## create .venv with .venv/bin/kling-receiver
 storage: ## add the packages for S3-compatible storage to .venv
 previews: ## add the packages for thumbnails of archived pictures
 notify: ## add the packages for chat, mail and push notifications
+otel: ## add the packages for tracing with OpenTelemetry
 postgres: ## add the packages for PostgreSQL to .venv
 mcp: ## add the packages for the MCP server to .venv
-otel: ## add the packages for tracing with OpenTelemetry
 $(EXTRAS): setup
 	$(PIP) install --require-hashes -r requirements-$@.lock
 
