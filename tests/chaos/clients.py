@@ -20,6 +20,10 @@ _ALLOWED_SERVER_ERRORS = (502, 503, 504)
 _STORED = (202, 422)  # 422: Kling refused the task
 _RECENT = 50
 
+# Shares of the minted URLs: those without an endpoint, whose tasks cannot be polled, and those that a forger finds.
+BLIND_SHARE = 0.3
+FORGED_SHARE = 0.5
+
 
 class Clients:
     """All clients, driven by one seed."""
@@ -69,7 +73,7 @@ class Clients:
     async def create_callback_url(self, kling: SimulatedKling) -> None:
         """Mint a callback URL and create its task directly at Kling. Often an attacker pushes before Kling does."""
         endpoint, body = self._job()
-        known = {"endpoint": endpoint} if self._rng.random() < 0.7 else {}
+        known = {"endpoint": endpoint} if self._rng.random() >= BLIND_SHARE else {}
         answer = await self.request("admin", "/api/callback-urls", {"label": f"job {self._jobs}", **known})
         if answer is None or answer.status != 201:
             return
@@ -78,7 +82,7 @@ class Clients:
         await asyncio.sleep(self._rng.expovariate(1 / 60))
         if self._rng.random() < 0.95:
             task = kling.create_task(endpoint, {**body, "callback_url": minted["callback_url"]})
-            if self._rng.random() < 0.5:
+            if self._rng.random() < FORGED_SHARE:
                 await self._forge_push(task)
 
     def _job(self) -> tuple[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chaos import clients
 from chaos.invariants import violations
 from chaos.test_simulation import run_simulation
 from msgspec.structs import replace
@@ -88,6 +89,12 @@ def trusts_every_callback(patch: Patch) -> None:
     patch.setattr(lifecycle, "_is_trusted", lambda *_: True)
 
 
+def keeps_forged_ends(patch: Patch) -> None:
+    patch.setattr(clients, "BLIND_SHARE", 1.0)  # only a task that cannot be polled has an unverified end
+    patch.setattr(clients, "FORGED_SHARE", 1.0)
+    patch.setattr(lifecycle, "_replaces_end", lambda *_: False)
+
+
 def disables_public_guard(patch: Patch) -> None:
     patch.setattr(PublicGuard, "check", lambda *_: None)
 
@@ -150,6 +157,7 @@ def forgets_replays(patch: Patch) -> None:
         (lets_state_regress, "moves back from", 10),
         (claims_twice, "is sent", 1),
         (trusts_every_callback, "unverified event to", 1),
+        (keeps_forged_ends, "by a signed push, which is lost", 2),
         (disables_public_guard, "was dialled", 2),
         (disables_operator_guard, "was dialled", 1),
         (skips_lookup_before_resubmit, "was created 2 times", 2),
