@@ -65,6 +65,16 @@ class SystemClock:
             return event.is_set()
 
 
+async def wait_for_first(clock: Clock, *events: asyncio.Event, until: datetime) -> None:
+    """Wait until one of *events* is set, at most *until* that time."""
+    waits = [asyncio.create_task(clock.wait(event, until=until)) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
 class Ids:
     """Makes ids that sort by age, and tokens that cannot be guessed."""
 

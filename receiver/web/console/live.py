@@ -12,7 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Send
 
-from receiver.domain.clock import Clock
+from receiver.domain.clock import Clock, wait_for_first
 from receiver.domain.notifier import Notifier
 from receiver.web.console.gate import Gate, Visit
 from receiver.web.server.listener import STOPPING
@@ -64,7 +64,7 @@ class _Stream(StreamingResponse):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await _send_chunk(send, _PREAMBLE)
             while not self._stopping.is_set() and self._live.gate.session(self._request) is not None:
-                await self._wait(signal, _BEAT)
+                await wait_for_first(clock, signal, self._stopping, until=clock.now() + _BEAT)
                 if signal.is_set():
                     await clock.wait(self._stopping, until=clock.now() + _CALM)
                 signal.clear()
@@ -73,18 +73,6 @@ class _Stream(StreamingResponse):
         finally:
             self._live.followers -= 1
             self._live.notifier.unsubscribe(signal)
-
-    async def _wait(self, signal: asyncio.Event, at_most: timedelta) -> None:
-        clock = self._live.clock
-        waits = [
-            asyncio.create_task(clock.wait(signal, until=clock.now() + at_most)),
-            asyncio.create_task(self._stopping.wait()),
-        ]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
 
 
 async def _send_chunk(send: Send, body: bytes) -> None:

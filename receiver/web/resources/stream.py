@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Send
 
-from receiver.domain.clock import BEFORE_ALL_EVENTS, Clock
+from receiver.domain.clock import BEFORE_ALL_EVENTS, Clock, wait_for_first
 from receiver.domain.model import Event
 from receiver.domain.notifier import Notifier
 from receiver.events.payload import serialize
@@ -121,15 +121,7 @@ class EventStreamResponse(StreamingResponse):
     async def _wait(self, signal: asyncio.Event) -> bool:
         """Wait for a notification or the stop; return False after one heartbeat interval without either."""
         clock = self._stream.clock
-        waits = [
-            asyncio.create_task(clock.wait(signal, until=clock.now() + HEARTBEAT)),
-            asyncio.create_task(self._stopping.wait()),
-        ]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+        await wait_for_first(clock, signal, self._stopping, until=clock.now() + HEARTBEAT)
         return signal.is_set() or self._stopping.is_set()
 
 
