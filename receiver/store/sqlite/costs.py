@@ -2,9 +2,11 @@
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import cache
 
 from receiver.domain.bill import OwnCharge, UnitCorrection
 from receiver.domain.clock import first_id, from_micros, micros
@@ -17,6 +19,11 @@ from receiver.store.sqlite.writer import WriteOp, Writer
 
 _BATCH = 500
 _MAX_RUNTIME = timedelta(days=7)
+_DAY = 86_400_000_000  # microseconds
+_FOREVER = 2**62
+
+_Counts = Counter[tuple[str | None, str]]
+"""How many tasks of a group, which has a name or none, have the same charges, which are JSON."""
 
 
 class SqliteCostStore:
@@ -37,12 +44,7 @@ class SqliteCostStore:
 
         Grouping by tag uses the tag *tag*. Tasks without a value are in the first group, named None.
         """
-        arguments = {
-            by.value: tag if by is CostGrouping.TAG else True,
-            "since": None if since is None else micros(since),
-            "until": None if until is None else micros(until),
-        }
-        return await self._lists.read(read_totals, arguments)
+        return await self._lists.read(read_totals, by, tag, since, until)
 
     async def own_charges(self, kling_ids: Sequence[str]) -> Mapping[str, OwnCharge]:
         """Return our tasks among *kling_ids*, by Kling's id."""
@@ -139,18 +141,61 @@ def _save_check(connection: sqlite3.Connection, group: Sequence[datetime]) -> Se
 _SAVE_CHECK: WriteOp[datetime, None] = WriteOp(write=_save_check)
 
 
-def read_totals(connection: sqlite3.Connection, arguments: Mapping[str, object]) -> Sequence[CostTotal]:
-    """Sum the costs of the tasks that *arguments* select, grouped as they say."""
-    tasks: dict[str | None, int] = {}
-    charges: dict[str | None, dict[str, Decimal]] = {}
-    joined = None if arguments.get(CostGrouping.DAY) else True  # a day needs nothing of the task
-    query = queries()["cost_totals"].with_optional({**arguments, "joined": joined})
-    for row in connection.execute(query, arguments):
-        name, unit = row["name"], row["unit"]
-        if unit is None:
-            tasks[name] = row["times"]
-            continue
-        sums = charges.setdefault(name, {})
-        product = EXACT_DECIMAL.multiply(Decimal(row["amount"]), Decimal(row["times"]))
-        sums[unit] = EXACT_DECIMAL.add(sums.get(unit, Decimal()), product)
-    return [CostTotal(name=name, tasks=tasks[name], charges=charges.get(name, {})) for name in tasks]
+def read_totals(
+    connection: sqlite3.Connection, by: CostGrouping, tag: str | None, since: datetime | None, until: datetime | None
+) -> Sequence[CostTotal]:
+    """Sum the costs of a period by group. Whole UTC days are read from their counts, the rest from the tasks."""
+    start = 0 if since is None else micros(since)
+    end = _FOREVER if until is None else micros(until)
+    first, last = -(-start // _DAY), end // _DAY
+    if first > last:  # a part of one day
+        return _add(_count_costs(connection, by, tag, start, end))
+    counts = _count_days(connection, by, tag, first, last)
+    counts.update(_count_costs(connection, by, tag, start, first * _DAY))
+    counts.update(_count_costs(connection, by, tag, last * _DAY, end))
+    return _add(counts)
+
+
+def _count_days(connection: sqlite3.Connection, by: CostGrouping, tag: str | None, first: int, last: int) -> _Counts:
+    """Count the tasks of whole days by name and charges."""
+    counts: _Counts = Counter()
+    grouping = f"tag:{tag}" if by is CostGrouping.TAG else by.value
+    for row in connection.execute(sql("cost_counts"), {"grouping": grouping, "first": first, "last": last}):
+        counts[row["name"], row["charges"]] = row["times"]
+    if by is CostGrouping.DAY:
+        return counts
+    without: _Counts = Counter()
+    for (_, charges), times in counts.items():
+        without[None, charges] -= times
+    for row in connection.execute(sql("cost_counts"), {"grouping": "day", "first": first, "last": last}):
+        without[None, row["charges"]] += row["times"]
+    return counts + without  # without those that are 0
+
+
+def _count_costs(connection: sqlite3.Connection, by: CostGrouping, tag: str | None, since: int, until: int) -> _Counts:
+    """Count the tasks of a part of a day by name and charges."""
+    if since >= until:
+        return Counter()
+    arguments = {
+        by.value: tag if by is CostGrouping.TAG else True,
+        "joined": None if by is CostGrouping.DAY else True,  # a day needs nothing of the task
+        "since": since,
+        "until": until,
+    }
+    query = queries()["count_costs"].with_optional(arguments)
+    return Counter({(row["name"], row["charges"]): row["times"] for row in connection.execute(query, arguments)})
+
+
+def _add(counts: _Counts) -> Sequence[CostTotal]:
+    """Multiply and add the charges of each group. The group without a name is the first."""
+    tasks: Counter[str | None] = Counter()
+    sums: dict[str | None, dict[str, Decimal]] = {}
+    read = cache(_read_charges)
+    for (name, charges), times in counts.items():
+        tasks[name] += times
+        group = sums.setdefault(name, {})
+        for unit, amount in read(charges).items():
+            product = EXACT_DECIMAL.multiply(amount, Decimal(times))
+            group[unit] = EXACT_DECIMAL.add(group.get(unit, Decimal()), product)
+    names = sorted(tasks, key=lambda name: (name is not None, name))
+    return [CostTotal(name=name, tasks=tasks[name], charges=sums[name]) for name in names]

@@ -57,13 +57,13 @@ def _last(connection: sqlite3.Connection) -> LastReport | None:
 def _facts(connection: sqlite3.Connection, since: datetime, until: datetime) -> ReportFacts:
     period = {"first": first_id("evt", since), "last": first_id("evt", until)}
     ends = {row["type"].partition(".")[2]: row["number"] for row in connection.execute(sql("count_ends"), period)}
-    grouping = {CostGrouping.ENDPOINT.value: True, "since": micros(since), "until": micros(until)}
+    costs = read_totals(connection, CostGrouping.ENDPOINT, None, since, until)
     dead = connection.execute(sql("count_dead_deliveries"), {"since": micros(since)})
     missed = [row["total"] for row in connection.execute(sql("totals")) if row["name"] == Total.CALLBACKS_MISSED]
     alerts = {bool(row["is_acknowledged"]): row["number"] for row in connection.execute(sql("count_alerts"))}
     return ReportFacts(
         ended={state: ends[state.value] for state in TaskState if state.value in ends},
-        spent=add_charges(total.charges for total in read_totals(connection, grouping)),
+        spent=add_charges(total.charges for total in costs),
         dead={row["route"]: row["dead"] for row in dead},
         callbacks_missed=sum(missed),
         held=[state for state in catalog.route_states(connection).values() if state.is_held],

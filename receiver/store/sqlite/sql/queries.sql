@@ -401,9 +401,20 @@ SELECT charges, raw
 FROM costs
 WHERE task_id = :task_id;
 
--- name: cost_totals
--- Counts tasks by name, and how often each amount of each unit occurs per name. The program multiplies and adds,
--- because the database has no exact decimals. Tasks with the same charges are counted before their JSON is read.
+-- name: cost_counts
+-- Counts the tasks of whole UTC days by name and charges. The name of a group by day is the day.
+SELECT
+    iif(grouping = 'day', date(day * 86400, 'unixepoch'), name) AS name,
+    charges,
+    SUM(tasks) AS times
+FROM cost_counts
+WHERE grouping = :grouping
+  AND day >= :first
+  AND day < :last
+GROUP BY 1, 2;
+
+-- name: count_costs
+-- Counts the tasks of parts of days by name and charges, from the tasks themselves.
 WITH priced AS (
     SELECT
         costs.charges,
@@ -414,9 +425,8 @@ WITH priced AS (
         date(costs.at / 1000000, 'unixepoch') AS name -- if day
     FROM costs
     JOIN tasks ON tasks.id = costs.task_id -- if joined
-    WHERE TRUE
-      AND costs.at >= :since -- if since
-      AND costs.at < :until -- if until
+    WHERE costs.at >= :since
+      AND costs.at < :until
     UNION ALL
     SELECT
         kept.charges,
@@ -427,23 +437,12 @@ WITH priced AS (
         date(kept.at / 1000000, 'unixepoch') AS name -- if day
     FROM deleted_costs AS kept
     WHERE kept.charges IS NOT NULL
-      AND kept.at >= :since -- if since
-      AND kept.at < :until -- if until
-),
-told AS (
-    SELECT name, charges, COUNT(*) AS times
-    FROM priced
-    GROUP BY name, charges
+      AND kept.at >= :since
+      AND kept.at < :until
 )
-SELECT name, NULL AS unit, NULL AS amount, SUM(times) AS times
-FROM told
-GROUP BY name
-UNION ALL
-SELECT told.name, charge.key, charge.value, SUM(told.times)
-FROM told
-JOIN json_each(told.charges) AS charge
-GROUP BY told.name, charge.key, charge.value
-ORDER BY name;
+SELECT name, charges, COUNT(*) AS times
+FROM priced
+GROUP BY name, charges;
 
 -- name: own_charges
 -- Reads the tasks with one of Kling's ids, and their costs; also those of deleted tasks.
@@ -1491,7 +1490,7 @@ ORDER BY events.id, assets.number;
 
 -- name: keep_cost
 -- Copies the cost of a task that is about to be deleted, with all that costs are summed by.
-INSERT OR REPLACE INTO deleted_costs (task_id, kling_id, state, at, charges, endpoint, label, tags, batch)
+INSERT INTO deleted_costs (task_id, kling_id, state, at, charges, endpoint, label, tags, batch)
 SELECT
     tasks.id,
     tasks.kling_id,
