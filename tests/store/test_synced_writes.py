@@ -9,7 +9,8 @@ from random import Random
 from harness.factories import at
 from store.conftest import a_sqlite_store, add_route_deliveries
 
-from receiver.store.sqlite.writer import ItemError, WriteOp
+from receiver.store.item_error import ItemError
+from receiver.store.sqlite.writer import WriteOp
 
 NORMAL, FULL = 1, 2
 

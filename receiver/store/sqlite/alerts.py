@@ -1,19 +1,19 @@
 """Tracked alerts in the store's file, kept up to date in the transaction of each alert event."""
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from msgspec.structs import replace
-
 from receiver.domain.audit import AuditEntry
-from receiver.domain.clock import from_micros, micros
-from receiver.domain.model import Delivery, Event, RouteDecision
-from receiver.domain.tracked_alerts import Acknowledgement, AlertReport, AlertState, ClosedBy, TrackedAlert
+from receiver.domain.clock import micros
+from receiver.domain.model import Delivery, Event
+from receiver.domain.tracked_alerts import Acknowledgement, AlertState, TrackedAlert
 from receiver.events.alert_reports import CLOSED_BY_ACKNOWLEDGEMENT, read_report
+from receiver.store import rows
+from receiver.store.alert_rows import alert_row, read_alert, reported, silenced
 from receiver.store.interfaces import Page
-from receiver.store.sqlite import catalog, rows
+from receiver.store.sqlite import catalog
 from receiver.store.sqlite.catalog import decode_cursor, json_list
 from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import change_audited, sql
@@ -45,11 +45,11 @@ class SqliteAlertStore:
             "subject": subject,
             "cursor": decode_cursor(cursor, prefix="alr"),
         }
-        return await self._lists.read(catalog.page, "list_alerts", filters, limit=limit, read=_alert)
+        return await self._lists.read(catalog.page, "list_alerts", filters, limit=limit, read=read_alert)
 
     async def find(self, alert_id: str) -> TrackedAlert | None:
         """Find an alert."""
-        found = await self._lists.read(catalog.page, "list_alerts", {"id": alert_id}, limit=1, read=_alert)
+        found = await self._lists.read(catalog.page, "list_alerts", {"id": alert_id}, limit=1, read=read_alert)
         return found.items[0] if found.items else None
 
     async def acknowledge(self, alert_id: str, acknowledgement: Acknowledgement, *, action: AuditEntry) -> bool:
@@ -100,46 +100,14 @@ def _track(connection: sqlite3.Connection, event: Event) -> tuple[Event, bool]:
     row = connection.execute(
         sql("open_alert"), {"topic": report.topic, "subject": rows.storable_text(report.subject)}
     ).fetchone()
-    tracked = None if row is None else _alert(row)
+    tracked = None if row is None else read_alert(row)
     if report.closes:
         if tracked is not None:
             _close(connection, [tracked.id], at=event.created_at)
         return event, False
     is_silent = tracked is not None and tracked.is_silent_on(report)
-    connection.execute(sql("save_alert"), _row(_reported(tracked, report, event, keeps_acknowledgement=is_silent)))
-    return (_silenced(event, tracked.acknowledged), True) if tracked is not None and is_silent else (event, False)
-
-
-def _reported(
-    tracked: TrackedAlert | None, report: AlertReport, event: Event, *, keeps_acknowledgement: bool
-) -> TrackedAlert:
-    """Return the tracked alert after another report."""
-    return TrackedAlert(
-        id=f"alr_{event.id.partition('_')[2]}" if tracked is None else tracked.id,
-        topic=report.topic,
-        subject=report.subject,
-        type=event.type,
-        message=report.message,
-        remedy=report.remedy,
-        cause=report.cause,
-        level=report.level if tracked is None else max(report.level, tracked.level),
-        event_id=event.id,
-        opened_at=event.created_at if tracked is None else tracked.opened_at,
-        last_seen_at=event.created_at,
-        times=1 if tracked is None else tracked.times + 1,
-        acknowledged=tracked.acknowledged if tracked is not None and keeps_acknowledgement else None,
-    )
-
-
-def _silenced(event: Event, acknowledged: Acknowledgement | None) -> Event:
-    """Return the event with decisions that explain why no route receives it."""
-    who = "" if acknowledged is None else f" by {acknowledged.actor}"
-    reason = f"the alert is acknowledged{who} and has not changed"
-    decisions = [
-        RouteDecision(route=each.route, wanted=False, reason=reason if each.wanted else each.reason)
-        for each in event.decisions
-    ]
-    return replace(event, decisions=tuple(decisions))
+    connection.execute(sql("save_alert"), alert_row(reported(tracked, report, event, keeps_acknowledgement=is_silent)))
+    return (silenced(event, tracked.acknowledged), True) if tracked is not None and is_silent else (event, False)
 
 
 def _acknowledge(connection: sqlite3.Connection, group: Sequence[AcknowledgeCall]) -> Sequence[bool]:
@@ -171,52 +139,6 @@ def _close(connection: sqlite3.Connection, ids: Sequence[str], *, at: datetime) 
 
 def _ended(connection: sqlite3.Connection) -> Sequence[str]:
     return [row["id"] for row in connection.execute(sql("ended_alerts"), {"limit": _MAX_CLOSED})]
-
-
-def _row(alert: TrackedAlert) -> Mapping[str, object]:
-    acknowledged = alert.acknowledged
-    return {
-        "id": alert.id,
-        "topic": alert.topic,
-        "subject": rows.storable_text(alert.subject),
-        "type": alert.type,
-        "message": rows.storable_text(alert.message),
-        "remedy": rows.storable_text(alert.remedy),
-        "cause": rows.storable_text(alert.cause),
-        "level": alert.level,
-        "event_id": alert.event_id,
-        "opened_at": micros(alert.opened_at),
-        "last_seen_at": micros(alert.last_seen_at),
-        "times": alert.times,
-        "acknowledged_at": None if acknowledged is None else micros(acknowledged.at),
-        "acknowledged_by": None if acknowledged is None else acknowledged.actor,
-        "note": "" if acknowledged is None else acknowledged.note,
-    }
-
-
-def _alert(row: rows.Row) -> TrackedAlert:
-    acknowledged = None
-    if row["acknowledged_at"] is not None:
-        acknowledged = Acknowledgement(
-            at=from_micros(row["acknowledged_at"]), actor=row["acknowledged_by"], note=row["note"]
-        )
-    return TrackedAlert(
-        id=row["id"],
-        topic=row["topic"],
-        subject=row["subject"],
-        type=row["type"],
-        message=row["message"],
-        remedy=row["remedy"],
-        cause=row["cause"],
-        level=row["level"],
-        event_id=row["event_id"],
-        opened_at=from_micros(row["opened_at"]),
-        last_seen_at=from_micros(row["last_seen_at"]),
-        times=row["times"],
-        acknowledged=acknowledged,
-        closed_at=rows.datetime_or_none(row["closed_at"]),
-        closed_by=None if row["closed_by"] is None else ClosedBy(row["closed_by"]),
-    )
 
 
 _ACKNOWLEDGE: WriteOp[AcknowledgeCall, bool] = WriteOp(write=_acknowledge, uses_disk=False)

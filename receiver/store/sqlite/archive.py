@@ -7,8 +7,8 @@ from datetime import datetime
 
 from receiver.domain.clock import from_micros, micros
 from receiver.domain.model import Event
+from receiver.store import rows
 from receiver.store.interfaces import ArchiveUpdate
-from receiver.store.sqlite import rows
 from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import sql
 from receiver.store.sqlite.task_changes import write_events

@@ -11,14 +11,16 @@ from receiver.domain.batches import Batch, BatchState, BatchView, FinishedBatch,
 from receiver.domain.clock import micros
 from receiver.domain.model import TaskState
 from receiver.events.factory import RoutedEvent
+from receiver.store import rows
+from receiver.store.batch_members import read_batch
 from receiver.store.interfaces import Page
-from receiver.store.sqlite import catalog, rows
-from receiver.store.sqlite.batch_members import read_batch
+from receiver.store.item_error import ItemError
+from receiver.store.sqlite import catalog
 from receiver.store.sqlite.catalog import decode_cursor, json_list
 from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import change_audited, queries, sql
 from receiver.store.sqlite.task_changes import write_events
-from receiver.store.sqlite.writer import DecidedWriteOp, ItemError, WriteOp, Writer
+from receiver.store.sqlite.writer import DecidedWriteOp, WriteOp, Writer
 
 _MAX_COMPLETE = 100  # batches per call of list_complete
 

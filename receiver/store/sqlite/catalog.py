@@ -15,8 +15,8 @@ from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import from_micros, micros
 from receiver.domain.errors import InvalidRequest
 from receiver.domain.model import Attempt, DeliveryStatus, Event, Push, RouteState, Task, TaskState
+from receiver.store import delivery_rows, rows
 from receiver.store.interfaces import DeliveryView, Page, RouteBacklog
-from receiver.store.sqlite import delivery_rows, rows
 from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import queries, sql
 

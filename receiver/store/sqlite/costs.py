@@ -11,8 +11,8 @@ from functools import cache
 from receiver.domain.bill import OwnCharge, UnitCorrection
 from receiver.domain.clock import first_id, from_micros, micros
 from receiver.domain.costs import EXACT_DECIMAL, Cost, CostGrouping, CostTotal
-from receiver.domain.model import Task, TaskState
-from receiver.store.sqlite import rows
+from receiver.domain.model import TaskState
+from receiver.store.cost_rows import read_charges, write_charges
 from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import queries, sql
 from receiver.store.sqlite.writer import WriteOp, Writer
@@ -78,24 +78,11 @@ class SqliteCostStore:
         await self._writer.execute(_SAVE_CHECK, until)
 
 
-def cost_row(task: Task, cost: Cost) -> rows.Values:
-    """Return the row of a task's cost for ``save_cost``."""
-    return (task.id, micros(task.updated_at), _write_charges(cost.charges), cost.raw)
-
-
-def _write_charges(charges: Mapping[str, Decimal]) -> str:
-    return json.dumps({unit: format(amount, "f") for unit, amount in charges.items()}, separators=(",", ":"))
-
-
-def _read_charges(text: str) -> Mapping[str, Decimal]:
-    return {unit: Decimal(amount) for unit, amount in json.loads(text).items()}
-
-
 def _find(connection: sqlite3.Connection, task_id: str) -> Cost | None:
     row = connection.execute(sql("cost"), {"task_id": task_id}).fetchone()
     if row is None:
         return None
-    return Cost(charges=_read_charges(row["charges"]), raw=row["raw"])
+    return Cost(charges=read_charges(row["charges"]), raw=row["raw"])
 
 
 def _own_charges(connection: sqlite3.Connection, query: str, arguments: Mapping[str, object]) -> Sequence[OwnCharge]:
@@ -106,7 +93,7 @@ def _own_charges(connection: sqlite3.Connection, query: str, arguments: Mapping[
             endpoint=row["endpoint"] or "",
             ended_at=from_micros(row["updated_at"]),
             succeeded=row["state"] == TaskState.SUCCEED,
-            charges=None if row["charges"] is None else _read_charges(row["charges"]),
+            charges=None if row["charges"] is None else read_charges(row["charges"]),
         )
         for row in connection.execute(sql(query), arguments)
     ]
@@ -116,7 +103,7 @@ def _correct(
     connection: sqlite3.Connection, group: Sequence[tuple[datetime, Sequence[UnitCorrection]]]
 ) -> Sequence[None]:
     corrected = [
-        {"task_id": each.task_id, "now": micros(now), "charges": _write_charges(each.charges)}
+        {"task_id": each.task_id, "now": micros(now), "charges": write_charges(each.charges)}
         for now, corrections in group
         for each in corrections
     ]

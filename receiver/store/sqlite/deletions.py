@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from receiver.domain.audit import AuditEntry
 from receiver.domain.errors import Conflict
+from receiver.store import rows
 from receiver.store.interfaces import StoredTask
-from receiver.store.sqlite import rows
+from receiver.store.item_error import ItemError
 from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import sql
-from receiver.store.sqlite.writer import ItemError, WriteOp, Writer
+from receiver.store.sqlite.writer import WriteOp, Writer
 
 
 class SqliteDeletionStore:

@@ -6,7 +6,6 @@ Each write is one function for a whole group of callers.
 import json
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Unpack
 
@@ -14,15 +13,26 @@ from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import micros
 from receiver.domain.model import Attempt, RouteState, Verdict
 from receiver.events.factory import RoutedEvent
+from receiver.store import delivery_rows, rows
+from receiver.store.delivery_calls import (
+    MAX_ATTEMPTS_RETAINED,
+    BringForwardCall,
+    ClaimCall,
+    ClaimRoutesCall,
+    RecordAttemptCall,
+    ReleaseAllCall,
+    ReleaseCall,
+    RetryNowCall,
+    SaveRouteCall,
+    drop_claim,
+    verdict_row,
+)
 from receiver.store.interfaces import ClaimedDelivery, ClaimedRoutes, ClaimOptions, RecoveredClaims, RouteClaim
-from receiver.store.sqlite import catalog, delivery_rows, rows
+from receiver.store.sqlite import catalog
 from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import queries, sql, write_rows
 from receiver.store.sqlite.task_changes import write_events
 from receiver.store.sqlite.writer import WriteOp, Writer
-
-MAX_ATTEMPTS_RETAINED = 200
-"""The number of newest attempts that are kept for each delivery."""
 
 
 class SqliteDeliveryQueue:
@@ -90,84 +100,6 @@ class SqliteDeliveryQueue:
         await self._writer.execute(_SAVE_ROUTE, call)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimCall:
-    """One call of ``claim``."""
-
-    route: str
-    now: datetime
-    until: datetime
-    limit: int
-    claim: str
-    early: bool = False
-    only: str | None = None
-    skip: Collection[str] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimRoutesCall:
-    """One call of ``claim_routes``."""
-
-    wanted: Sequence[RouteClaim]
-    now: datetime
-    skip: Collection[str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordAttemptCall:
-    """One call of ``record_attempt``."""
-
-    attempt: Attempt
-    verdict: Verdict
-    claim: str
-    route: RouteState | None
-    alerts: Sequence[RoutedEvent]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReleaseCall:
-    """One call of ``release``."""
-
-    delivery_id: str
-    claim: str
-    now: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReleaseAllCall:
-    """One call of ``release_all``."""
-
-    now: datetime
-    suspect_after: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetryNowCall:
-    """One call of ``retry_now``."""
-
-    route: str
-    now: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BringForwardCall:
-    """One call of ``bring_forward``."""
-
-    route: str
-    now: datetime
-    archive_wait_until: datetime
-    limit: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SaveRouteCall:
-    """One call of ``save_route``."""
-
-    state: RouteState
-    alert: RoutedEvent | None
-    action: AuditEntry | None
-
-
 def _claim(connection: sqlite3.Connection, group: Sequence[ClaimCall]) -> Sequence[Sequence[ClaimedDelivery]]:
     # In sequence, because each call must see the claims of the previous ones.
     return [_claim_one(connection, call) for call in group]
@@ -208,9 +140,9 @@ def _claim_routes_once(connection: sqlite3.Connection, call: ClaimRoutesCall) ->
 def _record_attempts(connection: sqlite3.Connection, group: Sequence[RecordAttemptCall]) -> Sequence[bool]:
     claims = _claims(connection, [call.attempt.delivery_id for call in group])
     # Each claim is dropped once, so a second verdict on the same delivery is refused.
-    results = [_drop_claim(claims, call.attempt.delivery_id, call.claim) for call in group]
+    results = [drop_claim(claims, call.attempt.delivery_id, call.claim) for call in group]
     valid = [call for call, is_valid in zip(group, results, strict=True) if is_valid]
-    write_rows(connection, "record_verdict", map(_verdict_row, valid))
+    write_rows(connection, "record_verdict", map(verdict_row, valid))
     write_rows(connection, "insert_attempt", [delivery_rows.attempt_row(call.attempt) for call in valid])
     old = [(call.attempt.delivery_id, call.attempt.number - MAX_ATTEMPTS_RETAINED) for call in valid]
     connection.executemany(
@@ -233,31 +165,9 @@ def _claims(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, str
     return {row["id"]: row["claim"] for row in connection.execute(sql("delivery_claims"), {"ids": json.dumps(ids)})}
 
 
-def _drop_claim(claims: dict[str, str], delivery_id: str, claim: str) -> bool:
-    if claims.get(delivery_id) != claim:
-        return False
-    del claims[delivery_id]
-    return True
-
-
-def _verdict_row(call: RecordAttemptCall) -> rows.Values:
-    verdict, attempt = call.verdict, call.attempt
-    finished_at = None if verdict.finished_at is None else micros(verdict.finished_at)
-    due_at = micros(verdict.due_at)
-    return (
-        attempt.delivery_id,
-        call.claim,
-        verdict.status.value,
-        due_at,
-        finished_at,
-        attempt.number,
-        int(verdict.probe),
-    )
-
-
 def _release(connection: sqlite3.Connection, group: Sequence[ReleaseCall]) -> Sequence[bool]:
     claims = _claims(connection, [call.delivery_id for call in group])
-    results = [_drop_claim(claims, call.delivery_id, call.claim) for call in group]
+    results = [drop_claim(claims, call.delivery_id, call.claim) for call in group]
     valid = [call for call, is_valid in zip(group, results, strict=True) if is_valid]
     released = [(micros(call.now), call.delivery_id, call.claim) for call in valid]
     connection.executemany(sql("release_delivery"), released)

@@ -15,9 +15,10 @@ from pathlib import Path
 from receiver.domain.clock import micros
 from receiver.domain.errors import StoreError, StoreUnavailable
 from receiver.domain.model import Event, Json, RouteState
+from receiver.store import rows
 from receiver.store.disk import real_path
 from receiver.store.interfaces import RouteBacklog
-from receiver.store.sqlite import catalog, rows
+from receiver.store.sqlite import catalog
 from receiver.store.sqlite.database import (
     connect_reader,
     is_foreign,

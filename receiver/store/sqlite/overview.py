@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from receiver.domain.clock import MICROSECOND, first_id, from_micros, micros
 from receiver.domain.model import Attempt, DeliveryStatus, Event, Task
+from receiver.store import delivery_rows, rows
 from receiver.store.interfaces import (
     BriefDelivery,
     DeliverySearch,
@@ -20,7 +21,6 @@ from receiver.store.interfaces import (
     Workload,
 )
 from receiver.store.interfaces.overview import COUNT_LIMIT
-from receiver.store.sqlite import delivery_rows, rows
 from receiver.store.sqlite.catalog import decode_cursor, delivery_view, encode_cursor, json_list
 from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import queries, sql

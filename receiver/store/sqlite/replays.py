@@ -18,12 +18,13 @@ from receiver.domain.replays import (
     ReplayState,
     ReplayStep,
 )
+from receiver.store import delivery_rows, rows
 from receiver.store.interfaces import Page
-from receiver.store.sqlite import catalog, delivery_rows, rows
+from receiver.store.rows import datetime_or_none, micros_or_none, storable_text
+from receiver.store.sqlite import catalog
 from receiver.store.sqlite.catalog import decode_cursor, json_list
 from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import change_audited, queries, sql
-from receiver.store.sqlite.rows import datetime_or_none, micros_or_none, storable_text
 from receiver.store.sqlite.writer import WriteOp, Writer
 
 

@@ -5,8 +5,8 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 
 from receiver.domain.clock import first_id, from_micros
+from receiver.store import rows
 from receiver.store.interfaces import ResultFilter, ResultPage, StoredResult, TaskResults
-from receiver.store.sqlite import rows
 from receiver.store.sqlite.catalog import decode_cursor, encode_cursor
 from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import queries, sql

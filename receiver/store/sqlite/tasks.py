@@ -5,8 +5,7 @@ Each write is one function for a whole group of callers.
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
 
@@ -15,14 +14,18 @@ from msgspec.structs import replace
 from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.clock import micros
 from receiver.domain.errors import Conflict
-from receiver.domain.model import Delivery, Event, Origin, Task, TaskState
+from receiver.domain.model import Delivery, Event, Task, TaskState
+from receiver.store import rows
+from receiver.store.batch_members import BatchMembership
 from receiver.store.interfaces import ByToken, Change, Decide, TaskRef
-from receiver.store.sqlite import catalog, rows
-from receiver.store.sqlite.batch_members import BatchMembership
+from receiver.store.item_error import ItemError
+from receiver.store.sqlite import catalog
 from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import queries, sql, write_rows
-from receiver.store.sqlite.task_changes import APPLY, ApplyCall, write_events
-from receiver.store.sqlite.writer import ItemError, WriteOp, Writer
+from receiver.store.sqlite.task_changes import APPLY, write_events
+from receiver.store.sqlite.writer import WriteOp, Writer
+from receiver.store.task_calls import AddCall, AddEventsCall, ClaimTasksCall, MakeDueCall, is_key_released
+from receiver.store.unit_of_work import ApplyCall
 
 _MAX_KNOWN_TOKENS = 10_000
 
@@ -126,56 +129,15 @@ class SqliteTaskStore:
         await self._writer.execute(_ADD_EVENTS, AddEventsCall(events=events, deliveries=deliveries))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AddCall:
-    """One call of ``add``."""
-
-    task: Task
-    intent: bytes
-    events: Sequence[Event]
-    batch_size: int | None
-    digest: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimTasksCall:
-    """One call of ``claim_tasks``."""
-
-    states: Sequence[TaskState]
-    now: datetime
-    until: datetime
-    limit: int
-    endpoints: Sequence[str] | None = None
-    pushes_first: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MakeDueCall:
-    """One call of ``make_due``."""
-
-    states: Sequence[TaskState]
-    now: datetime
-    before: datetime
-    min_gap: timedelta
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AddEventsCall:
-    """One call of ``add_events``."""
-
-    events: Sequence[Event]
-    deliveries: Sequence[Delivery]
-
-
 def _add(connection: sqlite3.Connection, group: Sequence[AddCall]) -> Sequence[Task | ItemError]:
     known = _tasks_by_idempotency_key(connection, group)
-    batches = BatchMembership(connection, {call.task.batch for call in group if call.task.batch is not None})
+    batches = BatchMembership(_batches(connection, group))
     accepted: list[AddCall] = []
     results: list[Task | ItemError] = []
     for call in group:
         key = call.task.idempotency_key
         if key is not None and key in known:
-            if not _is_released(known[key]):
+            if not is_key_released(known[key]):
                 results.append(known[key])
                 continue
             connection.execute(sql("release_idempotency_key"), {"task_id": known[key].id})
@@ -188,7 +150,7 @@ def _add(connection: sqlite3.Connection, group: Sequence[AddCall]) -> Sequence[T
             known[key] = call.task
         accepted.append(call)
         results.append(call.task)
-    batches.write(connection)
+    write_rows(connection, "save_batch", batches.changed_rows())
     write_rows(connection, "insert_task", [rows.new_task_row(call.task) for call in accepted])
     write_rows(connection, "save_intent", [(call.task.id, call.intent) for call in accepted if call.intent])
     digests = [(call.task.id, call.digest) for call in accepted if call.digest is not None]
@@ -198,9 +160,10 @@ def _add(connection: sqlite3.Connection, group: Sequence[AddCall]) -> Sequence[T
     return results
 
 
-def _is_released(task: Task) -> bool:
-    """Return whether a task's key may be used again: a gateway client sends a create again that Kling refused."""
-    return task.origin is Origin.GATEWAY and task.state is TaskState.REJECTED
+def _batches(connection: sqlite3.Connection, group: Sequence[AddCall]) -> Iterable[sqlite3.Row]:
+    """Return the rows of the stored batches of the group."""
+    names = {call.task.batch for call in group if call.task.batch is not None}
+    return connection.execute(sql("batches_by_name"), {"names": json.dumps(list(names))}) if names else ()
 
 
 def _tasks_by_idempotency_key(connection: sqlite3.Connection, group: Sequence[AddCall]) -> dict[str, Task]:

@@ -18,6 +18,7 @@ import structlog
 
 from receiver.domain.errors import StoreBroken, StoreUnavailable
 from receiver.domain.metrics import Metrics
+from receiver.store.item_error import ItemError
 from receiver.store.sqlite.database import ConnectionThread, Health
 
 Item = TypeVar("Item")
@@ -29,13 +30,6 @@ Done = TypeVar("Done")
 _MAX_GROUP_SIZE = 256
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class ItemError:
-    """An error that concerns one item: its caller gets the error, and the rest of the group is written."""
-
-    error: Exception
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,23 +1,20 @@
 """Adds new tasks to their batches. A batch is created with its first task and closed with its last."""
 
-import json
-import sqlite3
-from collections.abc import Collection
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from receiver.domain.batches import Batch
 from receiver.domain.clock import from_micros, micros
 from receiver.domain.errors import Conflict
 from receiver.domain.model import Task
-from receiver.store.sqlite import rows
-from receiver.store.sqlite.queries import sql, write_rows
+from receiver.store import rows
 
 
 class BatchMembership:
     """The batches of a group of new tasks, updated with each added task."""
 
-    def __init__(self, connection: sqlite3.Connection, names: Collection[str]) -> None:
-        found = connection.execute(sql("batches_by_name"), {"names": json.dumps(list(names))}) if names else ()
+    def __init__(self, found: Iterable[rows.Row]) -> None:
+        """*found* are the rows of those batches that exist."""
         self._batches = {row["name"]: read_batch(row) for row in found}
         self._changed: dict[str, Batch] = {}
 
@@ -31,9 +28,9 @@ class BatchMembership:
         batch = _with_task(batch, task, size)
         self._batches[batch.name] = self._changed[batch.name] = batch
 
-    def write(self, connection: sqlite3.Connection) -> None:
-        """Store the changed batches."""
-        write_rows(connection, "save_batch", map(_row, self._changed.values()))
+    def changed_rows(self) -> Sequence[rows.Values]:
+        """Return the rows of the changed batches for ``save_batch``, by name."""
+        return [_row(batch) for _, batch in sorted(self._changed.items())]
 
 
 def _with_task(batch: Batch, task: Task, size: int | None) -> Batch:

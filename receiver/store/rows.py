@@ -1,11 +1,10 @@
 """Tasks, pushes, events and audit entries as rows, and back.
 
-The values of each ``*_row`` have the order of its statement in ``sql/queries.sql``.
+The values of each ``*_row`` have the order of its statement in the SQL files of each database.
 """
 
 import json
-import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from operator import itemgetter
 from typing import Any, Protocol, TypeAlias
@@ -77,19 +76,14 @@ class Row(Protocol):
         ...
 
 
-def as_dicts(found: sqlite3.Cursor) -> Iterator[dict[str, Any]]:
-    """Return rows as dictionaries: ``sqlite3.Row`` searches its columns one by one, which is slower."""
-    columns = [column[0] for column in found.description]
-    return (dict(zip(columns, row, strict=True)) for row in found)
+def ordered_by(names: Sequence[str]) -> Callable[[Sequence[Any]], Values]:
+    """Return a function that orders a row of these columns as ``task_with_values`` expects it."""
+    return itemgetter(*(names.index(column) for column in _COLUMNS))
 
 
-def tasks(found: sqlite3.Cursor) -> Iterator[tuple[Task, Values]]:
-    """Yield each task in the rows of a query, with its values of the columns ``CHANGEABLE``."""
-    names = [column[0] for column in found.description]
-    ordered = itemgetter(*(names.index(column) for column in _COLUMNS))
-    for row in found:
-        values = ordered(row)
-        yield _task(values), values[len(_FIXED) :]
+def task_with_values(values: Values) -> tuple[Task, Values]:
+    """Read a task from its ordered values; return it with its values of the columns ``CHANGEABLE``."""
+    return _task(values), values[len(_FIXED) :]
 
 
 def task(row: Row) -> Task:

@@ -1,15 +1,16 @@
 """Deliveries, attempts and route states as rows, and back.
 
-The values of each ``*_row`` have the order of its statement in ``sql/queries.sql``.
+The values of each ``*_row`` have the order of its statement in the SQL files of each database.
 """
 
-import sqlite3
+from collections.abc import Iterable
 from datetime import datetime, timedelta
+from typing import Any
 
 from receiver.domain.clock import MICROSECOND, from_micros, micros
 from receiver.domain.model import Attempt, Delivery, DeliveryStatus, Event, HeldBy, RouteState, Verification
 from receiver.store.interfaces import ClaimedDelivery
-from receiver.store.sqlite.rows import Row, Values, datetime_or_none, micros_or_none, storable_text
+from receiver.store.rows import Row, Values, datetime_or_none, micros_or_none, storable_text
 
 _VERIFICATIONS = {each.value: each for each in Verification}  # an enum's own constructor takes ten times as long
 
@@ -32,7 +33,7 @@ def delivery(row: Row) -> Delivery:
     )
 
 
-def claimed_delivery(row: sqlite3.Row, *, claim: str, until: datetime) -> ClaimedDelivery:
+def claimed_delivery(row: Iterable[Any], *, claim: str, until: datetime) -> ClaimedDelivery:
     """Read a delivery that is now claimed from its row of ``due_deliveries``, with its event."""
     (id_, route, created_at, due_at, attempts, probes, unfinished_claims, replay_of, *event, reply_to) = row
     (event_id, type_, envelope, body, verified, event_created_at, task_id, push_id) = event
