@@ -130,6 +130,7 @@ async def _submit_jobs(
                 priority=job.priority,
                 idempotency_key=job.key,
                 reuse=job.reuse,
+                reply=job.reply,
                 wait=False,
             )
             progress.record(job, task)

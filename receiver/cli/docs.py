@@ -17,6 +17,7 @@ Subject: TypeAlias = Literal[
     "routes",
     "scripts",
     "webhooks",
+    "resume-urls",
     "notifications",
     "batches",
     "costs",

@@ -43,6 +43,7 @@ class Job:
     batch: Any = None
     priority: int = 0
     reuse: bool = False
+    reply: str | None = None
 
     @property
     def batch_name(self) -> str | None:
@@ -69,6 +70,7 @@ class JobDefaults:
     batch: Json | None = None
     priority: int = 0
     reuse: bool = False
+    reply: str | None = None
     run: str = ""
     is_new: bool = False
 
@@ -136,6 +138,7 @@ def _parse_job(number: int, line: bytes, folder: Path, defaults: JobDefaults, se
         batch=content.get("batch") or defaults.batch,
         priority=defaults.priority if content.get("priority") is None else fields.priority,
         reuse=fields.reuse or defaults.reuse,
+        reply=fields.reply or defaults.reply,
     )
     filled = json.dumps(job.body_with_images(), sort_keys=True).encode()
     compose(filled, generation=endpoint.generation, callback_url=None, external_task_id="tsk")

@@ -41,7 +41,7 @@ MAX_LIMIT = 500  # the API's maximum page size
 
 _OPTION_OF_PARAMETER = {"events": "event", "deliveries": "delivery", "tags": "tag"}
 _API_PARAMETERS = (
-    "after|batch|by|cursor|deliveries|endpoint|events?|from|idempotency_key|label|limit|pace|priority|route"
+    "after|batch|by|cursor|deliveries|endpoint|events?|from|idempotency_key|label|limit|pace|priority|reply|route"
 )
 _QUOTED_PARAMETER = re.compile(
     rf"(?<!found )'({_API_PARAMETERS}|note|state|status|subject|tags?|task|to|to_route|type|why)'"

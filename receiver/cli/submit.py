@@ -3,7 +3,7 @@
 from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from cyclopts import Parameter
 
@@ -50,6 +50,14 @@ Reuse: TypeAlias = Annotated[
     Parameter(negative=(), help="Accept the first task of an idempotency key even if it has another body."),
 ]
 
+Reply: TypeAlias = Annotated[
+    Literal["all", "final"] | None,
+    Parameter(
+        metavar="all|final",
+        help="What the callback_url in the body receives: every status of Kling's, or only the end, once.",
+    ),
+]
+
 
 def submit(
     endpoint: EndpointPath = None,
@@ -65,6 +73,7 @@ def submit(
     idempotency_key: Key = None,
     new: New = False,
     reuse: Reuse = False,
+    reply: Reply = None,
     wait: Annotated[bool, Parameter(help="Wait until the task is finished, and print where its results are.")] = False,
     timeout: Annotated[str | None, DURATION, Parameter(help="With --wait: maximum time to wait, such as 10m.")] = None,
     output: ClientOptions = CLIENT,
@@ -73,7 +82,7 @@ def submit(
     limit = _time_limit(timeout, wait=wait)
     dialect = output.dialect()
     tags = key_values("--tag", tag or [])
-    options: dict[str, Any] = {"label": label, "tags": tags, "priority": priority, "reuse": reuse}
+    options: dict[str, Any] = {"label": label, "tags": tags, "priority": priority, "reuse": reuse, "reply": reply}
     if (job_file := content.job_file()) is not None:
         if limit:
             raise UsageError("--timeout is for one job.", remedy="Interrupt the command with Ctrl-C.")

@@ -81,6 +81,7 @@ class Client:
         priority: int = 0,
         idempotency_key: str | None = None,
         reuse: bool = False,
+        reply: str | None = None,
         wait: bool = True,
     ) -> Task:
         """Submit a task. It is stored when this returns, and sent when Kling has a free slot.
@@ -89,6 +90,8 @@ class Client:
 
         *batch* is a name, or ``{"name": ..., "size": ...}``. Queued tasks of higher *priority* are sent first.
 
+        *reply* is what the ``callback_url`` in *body* receives: "all" of Kling's statuses, or only the "final" one.
+
         A repeated *idempotency_key* returns the first task, so a submit without a response can be repeated safely.
         With another body it fails with status 409, unless *reuse* permits it.
 
@@ -96,7 +99,7 @@ class Client:
         """
         request: Json = {"endpoint": endpoint, "body": dict(body)}
         options: Json = {"label": label, "tags": dict(tags or {}), "batch": batch, "priority": priority}
-        options |= {"idempotency_key": idempotency_key, "reuse": reuse}
+        options |= {"idempotency_key": idempotency_key, "reuse": reuse, "reply": reply}
         request |= {name: value for name, value in options.items() if value}
         headers = None if wait else {"prefer": "respond-async"}
         is_repeatable = bool(idempotency_key)  # an empty key counts as none

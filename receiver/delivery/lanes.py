@@ -13,7 +13,7 @@ from receiver.domain.errors import ReceiverError
 from receiver.domain.rate_limiter import RateLimiter
 from receiver.domain.redaction import Redactor
 from receiver.domain.secret import Secret
-from receiver.events.routing import REPLY_PREFIX
+from receiver.events.replies import REPLY_PREFIX
 from receiver.net.http_client import HttpClient
 from receiver.settings import RouteSettings, Settings
 from receiver.settings.notify import secret_parts

@@ -20,7 +20,8 @@ from receiver.domain.notifier import Notifiers
 from receiver.domain.rate_limiter import RateLimiter
 from receiver.domain.replays import Replay, ReplayCount, ReplayItem, ReplaySelection, ReplayState, ReplayStep
 from receiver.domain.worker import run_worker
-from receiver.events.routing import REPLY_PREFIX, WILDCARD
+from receiver.events.replies import REPLY_PREFIX
+from receiver.events.routing import WILDCARD
 from receiver.settings import Rate, RouteSettings, Settings
 from receiver.store.interfaces import Catalog, DeliveryView, Page
 

@@ -53,6 +53,14 @@ class Origin(StrEnum):
     TEST = "test"  # made up by `trigger`: unknown to Kling, never billed
 
 
+class ClientCallbacks(StrEnum):
+    """What a client's own callback URL receives of its task."""
+
+    ALL = "all"  # every status that Kling reports
+    FINAL = "final"  # one request, with the end
+    ENDED = "ended"  # as FINAL, and the delivery of the end is stored
+
+
 class Source(StrEnum):
     """Where a report about a task came from."""
 
@@ -149,6 +157,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     ``started_at`` is since when Kling may be working on the task, None before the submit.
     ``redundant_push_count`` counts pushes that changed nothing; only the newest of them are kept.
     ``stuck_at`` is when ``alert.task_stuck`` was raised. ``batch`` names the task's batch.
+    ``reply_to`` is the client's own callback URL, and ``client_callbacks`` what it receives.
     ``is_end_unverified``: Kling's end is known only from a push that could not be confirmed; a signed end replaces it.
     """
 
@@ -166,6 +175,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     kling_id: str | None = None
     external_task_id: str | None = None
     reply_to: str | None = None
+    client_callbacks: ClientCallbacks = ClientCallbacks.ALL
     message: str = ""
     kling_state: TaskState | None = None
     end_reason: EndReason | None = None

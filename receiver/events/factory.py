@@ -11,6 +11,7 @@ from receiver.domain.clock import Ids
 from receiver.domain.model import (
     ALERT_PREFIX,
     ArchiveState,
+    ClientCallbacks,
     Delivery,
     DeliveryStatus,
     Event,
@@ -23,17 +24,19 @@ from receiver.domain.model import (
     Verification,
 )
 from receiver.events.payload import envelope, result_urls, task_data, task_summary
-from receiver.events.routing import REPLY_PREFIX, Candidate, RouteTable, reply_route
+from receiver.events.replies import REPLY_PREFIX, decide_reply
+from receiver.events.routing import Candidate, RouteTable
 
 MAX_ARCHIVE_WAIT = timedelta(hours=1)
 """The longest time that a route waits for archived files. Then it receives the success without the missing ones."""
 
 
 class RoutedEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """An event and its deliveries."""
+    """An event and its deliveries. ``task`` is the task as it must be stored with them, None for other events."""
 
     event: Event
     deliveries: Sequence[Delivery]
+    task: Task | None = None
 
 
 class EventFactory:
@@ -66,18 +69,13 @@ class EventFactory:
         """Return the event for the new state of *task*. *body* is Kling's own JSON, *report* is what it reports."""
         event_id = self._ids.new("evt")
         state = task.state if report.state is None or task.state.is_final else report.state
-        data = task_data(
-            task,
-            event_id=event_id,
-            state=state,
-            source=source,
-            verified=verified,
-            result=report.result,
-        )
+        data = task_data(task, event_id=event_id, state=state, source=source, verified=verified, result=report.result)
         type_ = f"task.{state}"
         decisions = self._decide(type_, body, task.endpoint, data, trusted=trusted)
         if task.reply_to is not None:
-            decisions.append(_decide_reply(task.reply_to, source, trusted=trusted))
+            reply = decide_reply(task, task.reply_to, state, source, trusted=trusted)
+            decisions.append(reply)
+            task = _with_reply(task, reply)
         event = Event(
             id=event_id,
             type=type_,
@@ -90,7 +88,7 @@ class EventFactory:
             decisions=tuple(decisions),
             archiving=self._archive_state(state, report, is_wanted=trusted or _is_wanted(decisions)),
         )
-        return self._with_deliveries(event)
+        return replace(self._with_deliveries(event), task=task)
 
     def alert(self, name: str, data: Json, *, at: datetime, task: Task | None = None) -> RoutedEvent:
         """Return an alert. *data* is what the operator needs to fix it; *task* is summarized as in every event."""
@@ -159,20 +157,11 @@ class EventFactory:
         )
 
 
+def _with_reply(task: Task, reply: RouteDecision) -> Task:
+    """Return the task after its client's URL receives an event: with ``final`` it receives no other."""
+    is_end = reply.wanted and task.client_callbacks is ClientCallbacks.FINAL
+    return replace(task, client_callbacks=ClientCallbacks.ENDED) if is_end else task
+
+
 def _is_wanted(decisions: Sequence[RouteDecision]) -> bool:
     return any(decision.wanted for decision in decisions)
-
-
-def _decide_reply(url: str, source: Source, *, trusted: bool) -> RouteDecision:
-    """Decide whether the client's own callback URL receives an event: only Kling's own reports, if trusted."""
-    if source is Source.SUBMIT:
-        reason = "the client received it as the answer to its own call"
-    elif source is Source.RECEIVER:
-        reason = "the receiver made this event, and the client expects Kling's own callbacks"
-    elif not trusted:
-        reason = "the event cannot be confirmed"
-    else:
-        return RouteDecision(
-            route=reply_route(url), wanted=True, reason="the client requested it with its callback_url"
-        )
-    return RouteDecision(route=reply_route(url), wanted=False, reason=reason)

@@ -4,14 +4,12 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Protocol
-from urllib.parse import urlsplit
 
 import msgspec
 
 from receiver.domain.model import Json, RouteDecision
 
 WILDCARD = "*"
-REPLY_PREFIX = "reply:"
 
 _encode_result = json.JSONEncoder(ensure_ascii=False, default=repr).encode  # also what no UTF-8 can express
 _encode = msgspec.json.Encoder().encode
@@ -123,11 +121,6 @@ class RouteTable:
 def compile_routes(settings: Sequence[RouteRule]) -> RouteTable:
     """Compile the routes of the configuration."""
     return RouteTable(compile_route(route) for route in settings)
-
-
-def reply_route(url: str) -> str:
-    """Return the route name for a client's own callback *url*: one per host."""
-    return REPLY_PREFIX + urlsplit(url).netloc.rpartition("@")[2].lower()
 
 
 def compile_route(route: RouteRule) -> Route:

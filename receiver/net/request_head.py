@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from urllib.parse import quote
 
 from receiver.domain.errors import RequestNotSent
 
@@ -25,6 +26,7 @@ _MANAGED_HEADERS = frozenset(
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _LAST_PORT = 65535
 _HOST = re.compile(r"[0-9A-Za-z_.:-]+")  # an IDNA-encoded name, or an address
+_NOT_SENT = re.compile(r"[^\x21-\x7e]+")  # a request line has only ASCII
 _HEAD = re.compile(
     rb"[A-Za-z]+ [\x21-\x7e]+ HTTP/1\.1\r\n"
     rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [^\x00-\x08\x0a-\x1f\x7f]*\r\n)+\r\n"
@@ -73,11 +75,21 @@ def parse_target(url: str) -> Target:
         host=host,
         port=port,
         is_secure=parsed.scheme == "https",
-        path=parsed.raw_path.decode("ascii"),
+        path=_request_target(url, parsed.raw_path.decode("ascii")),
         host_header=parsed.netloc.decode("ascii"),
         authorization=authorization,
         origin=f"{parsed.scheme}://{host}:{port}",
     )
+
+
+def _request_target(url: str, parsed: str) -> str:
+    """Return the path and the query of *url*. The query is exactly as written: it may carry a signature over its bytes.
+
+    *parsed* is the path and the query as httpx would send them: it encodes some characters that may stay.
+    """
+    path = parsed.partition("?")[0]
+    _, mark, query = url.partition("#")[0].partition("?")
+    return path + mark + _NOT_SENT.sub(lambda found: quote(found[0]), query) if mark else path
 
 
 def encode_head(

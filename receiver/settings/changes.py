@@ -15,6 +15,7 @@ RELOADABLE = (
     "admin.tokens",
     "admin.hosts",
     "callbacks",
+    "gateway.callbacks",
     "gateway.secret",
     "kling.api_key",
     "kling.access_key",

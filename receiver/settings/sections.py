@@ -13,6 +13,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
+from receiver.domain.model import ClientCallbacks
 from receiver.domain.secret import Secret
 from receiver.settings import secrets, values
 from receiver.settings.addresses import (
@@ -270,6 +271,10 @@ class GatewaySettings(Section):
     )
     wait: Annotated[timedelta, duration_field(least=timedelta(), most=timedelta(minutes=10))] = Field(
         default=timedelta(), description="How long a create waits for a free slot before it is answered 1303; 0s: not."
+    )
+    callbacks: Annotated[ClientCallbacks, choice_field(ClientCallbacks.ALL, ClientCallbacks.FINAL)] = Field(
+        default=ClientCallbacks.ALL,
+        description="What a client's own callback_url receives: all statuses, or final: only the end, once.",
     )
 
 

@@ -16,6 +16,7 @@ from receiver.domain.clock import from_micros, micros
 from receiver.domain.model import (
     ArchiveState,
     Asset,
+    ClientCallbacks,
     EndReason,
     Event,
     Origin,
@@ -35,6 +36,7 @@ Values: TypeAlias = tuple[object, ...]
 # Looked up for each task of a push: an enum's own constructor takes ten times as long.
 _ORIGINS = {origin.value: origin for origin in Origin}
 _STATES = {state.value: state for state in TaskState}
+_CLIENT_CALLBACKS = {callbacks.value: callbacks for callbacks in ClientCallbacks}
 _encode_json = msgspec.json.Encoder().encode
 
 _FIXED = ("id", "origin", "created_at", "batch", "idempotency_key", "priority", "fair_share")
@@ -64,6 +66,7 @@ CHANGEABLE = (
     "stuck_at",
     "due_at",
     "expires_at",
+    "client_callbacks",
 )
 """The columns of a task that may change, in the order of :func:`changeable_values`."""
 _COLUMNS = (*_FIXED, *CHANGEABLE)
@@ -97,7 +100,7 @@ def _task(values: Values) -> Task:
         id_, origin, created_at, batch, idempotency_key, priority, share, state, updated_at, token_hash, endpoint,
         label, tags, kling_id, external_task_id, reply_to, message, kling_state, end_reason, is_end_unverified, pack,
         weight, attempts, poll_count, empty_results, redundant_push_count, started_at, polled_at, push_poll_at,
-        stuck_at, due_at, expires_at,
+        stuck_at, due_at, expires_at, client_callbacks,
     ) = values_by_position  # fmt: skip
     return Task(
         id=id_,
@@ -114,6 +117,7 @@ def _task(values: Values) -> Task:
         kling_id=kling_id,
         external_task_id=external_task_id,
         reply_to=reply_to,
+        client_callbacks=_CLIENT_CALLBACKS[client_callbacks],
         message=message,
         kling_state=None if kling_state is None else _STATES[kling_state],
         end_reason=None if end_reason is None else EndReason(end_reason),
@@ -174,6 +178,7 @@ def changeable_values(task: Task) -> Values:
         micros_or_none(task.stuck_at),
         micros_or_none(task.due_at),
         micros_or_none(task.expires_at),
+        task.client_callbacks.value,
     )
 
 

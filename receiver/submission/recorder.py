@@ -160,7 +160,7 @@ class CreateRecorder:
             verified=verified,
             at=now,
         )
-        return Change(task=rejected, events=(said.event,), deliveries=said.deliveries)
+        return Change(task=said.task, events=(said.event,), deliveries=said.deliveries)
 
     async def record_unnamed(self, task: Task, body: bytes, *, intent: bytes) -> Task:
         """Record that Kling accepted a create on an unlisted endpoint, and that its answer, *body*, has no task id.
@@ -199,7 +199,9 @@ class CreateRecorder:
                 lost, _EMPTY_REPORT, b"", source=Source.RECEIVER, verified=Verification.NONE, at=now
             )
             alert = self._event_factory.alert("submit_unknown", _unknown_alert(lost, reason), at=now, task=lost)
-            return Change(task=lost, events=(said.event, alert.event), deliveries=(*said.deliveries, *alert.deliveries))
+            return Change(
+                task=said.task, events=(said.event, alert.event), deliveries=(*said.deliveries, *alert.deliveries)
+            )
 
         kept = await self._apply_if_create_pending(task, change)
         self._notifiers.notify_all()

@@ -4,10 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from receiver.domain.model import Json, Origin, Queueing, Task, TaskState
+from msgspec.structs import replace
+
+from receiver.domain.model import ClientCallbacks, Json, Origin, Queueing, Task, TaskState
 from receiver.kling import create_body, endpoints
 from receiver.kling.endpoints import Endpoint
 from receiver.kling.pass_through import PassThrough
+from receiver.settings import Settings
 
 _KEY_PREFIX = "gateway:"
 _MAX_MODEL_LENGTH = 100
@@ -17,12 +20,28 @@ MAX_PRIORITY = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskMetadata:
-    """Metadata of a task, not sent to Kling. ``batch_size`` is the expected number of tasks in its batch."""
+    """Metadata of a task, not sent to Kling. ``batch_size`` is the expected number of tasks in its batch.
+
+    ``callbacks`` is what the client's own callback URL receives; None means as the configuration says.
+    """
 
     label: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     batch: str | None = None
     batch_size: int | None = None
+    callbacks: ClientCallbacks | None = None
+
+    def add_to(self, task: Task, settings: Settings) -> Task:
+        """Return a task with this metadata, and with the settings if that says nothing."""
+        callbacks = self.callbacks or settings.gateway.callbacks
+        return replace(
+            task,
+            label=self.label,
+            tags=dict(self.tags),
+            batch=self.batch,
+            client_callbacks=ClientCallbacks.ALL if task.reply_to is None else callbacks,
+            queueing=replace(task.queueing, share=self.tags.get(settings.kling.fair_by, "")),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 
 from receiver.domain.errors import Conflict
-from receiver.domain.model import Json, Task, TaskState
+from receiver.domain.model import ClientCallbacks, Json, Task, TaskState
 from receiver.submission.request import SubmitRequest
 
 RETRY_TAG = "retry_of"
@@ -13,6 +13,7 @@ RETRY_TAG = "retry_of"
 _RETRYABLE = (TaskState.FAILED, TaskState.REJECTED, TaskState.EXPIRED)
 _MAX_BATCHES = 100
 _EXTERNAL_ID = "external_task_id"
+_CALLBACK_URL = "callback_url"
 
 
 def retry_request(task: Task, intent: bytes) -> SubmitRequest:
@@ -32,11 +33,12 @@ def retry_request(task: Task, intent: bytes) -> SubmitRequest:
         )
     return SubmitRequest(
         endpoint=task.endpoint,
-        body=_without_external_id(json.loads(intent)),
+        body=_resent_body(task, json.loads(intent)),
         label=task.label,
         tags={**task.tags, RETRY_TAG: task.id},
         batch=task.batch,
         priority=task.queueing.priority,
+        callbacks=ClientCallbacks.ALL if task.client_callbacks is ClientCallbacks.ALL else ClientCallbacks.FINAL,
         idempotency_key=f"retry-{task.id}",
         reuse=True,
     )
@@ -50,9 +52,15 @@ def batch_names(name: str | None) -> Iterator[str | None]:
         yield from (f"{name}-retry-{number}" for number in range(2, _MAX_BATCHES))
 
 
-def _without_external_id(body: Json) -> Json:
-    kept = {key: value for key, value in body.items() if key != _EXTERNAL_ID}
+def _resent_body(task: Task, body: Json) -> Json:
+    """Return a stored body without the client's external id, and with its callback URL, which storage may truncate."""
+    kept = _resent_members(task, body)
     options = kept.get("options")
     if isinstance(options, dict):
-        kept["options"] = {key: value for key, value in options.items() if key != _EXTERNAL_ID}
+        kept["options"] = _resent_members(task, options)
     return kept
+
+
+def _resent_members(task: Task, members: Json) -> Json:
+    kept = {key: value for key, value in members.items() if key != _EXTERNAL_ID}
+    return {key: task.reply_to if key == _CALLBACK_URL and value else value for key, value in kept.items()}

@@ -385,8 +385,7 @@ class Submitter:
         )
         if task.reply_to is not None:
             check_reply_url(task.reply_to, self._settings.network.allow)
-        queueing = replace(task.queueing, share=metadata.tags.get(self._settings.kling.fair_by, ""))
-        return replace(task, label=metadata.label, tags=dict(metadata.tags), batch=metadata.batch, queueing=queueing)
+        return metadata.add_to(task, self._settings)
 
     def _spawn(self, work: Coroutine[object, object, T]) -> "asyncio.Task[T]":
         """Run *work* as an owned task: it continues if the caller is cancelled."""

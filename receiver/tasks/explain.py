@@ -25,7 +25,7 @@ from receiver.domain.model import (
     Task,
     TaskState,
 )
-from receiver.events.routing import REPLY_PREFIX
+from receiver.events.replies import REPLY_PREFIX
 from receiver.kling import protocol
 from receiver.kling.raw_json import truncate_strings
 from receiver.store.interfaces import Catalog, DeliveryQueue, DeliveryView, TaskStore

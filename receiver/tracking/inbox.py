@@ -361,4 +361,5 @@ class _BoundOtherwiseError(Exception):
 
 
 def _add_event(change: Change, routed: RoutedEvent) -> Change:
-    return replace(change, events=(*change.events, routed.event), deliveries=(*change.deliveries, *routed.deliveries))
+    events, deliveries = (*change.events, routed.event), (*change.deliveries, *routed.deliveries)
+    return replace(change, task=routed.task or change.task, events=events, deliveries=deliveries)

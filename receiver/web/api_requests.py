@@ -7,7 +7,7 @@ responses.
 from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
 from functools import cache
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -23,6 +23,7 @@ DEFAULT_LIMIT = 50
 MAX_LIMIT = 500
 
 MAX_BACKTEST = 1000
+CALLBACK_CHOICES = ("all", "final")
 
 _MAX_BATCH_SIZE = 1_000_000
 _CONFIG = ConfigDict(
@@ -286,6 +287,9 @@ class SubmitRequest(TaskLabelRequest):
     """Queued tasks of higher priority are sent first."""
     idempotency_key: types.OptionalLine = None
     """A repeated key returns the first task."""
+    reply: Annotated[Literal["all", "final"] | None, types.expected("all or final", shown=True)] = None
+    """What `callback_url` in the body receives: all of Kling's statuses, or only the end, once. Default: `[gateway]
+    callbacks`."""
     reuse: types.Flag = False
     """A known idempotency key returns its task, even if that had another body. Without it the answer is 409."""
 

@@ -8,9 +8,10 @@ from pydantic_core import ErrorDetails
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
+from receiver.domain.model import ClientCallbacks
 from receiver.kling.protocol import parse_object
 from receiver.submission.request import TaskMetadata
-from receiver.web.api_requests import Body, Query, TaskLabelRequest
+from receiver.web.api_requests import CALLBACK_CHOICES, Body, Query, TaskLabelRequest
 from receiver.web.member_texts import member_texts
 from receiver.web.request_types import SENTENCE, EventId, shorten
 from receiver.web.server.body import SMALL_BODY, read_body
@@ -70,9 +71,10 @@ def task_metadata(headers: Headers) -> TaskMetadata:
     """Parse the optional headers with a task's label, tags and batch; the gateway's body belongs to Kling.
 
     ``kling-receiver-label: spring``, ``kling-receiver-tags: project=ads, team=a``, ``kling-receiver-batch: spring``.
+    ``kling-receiver-callbacks: final`` chooses what the client's callback URL receives.
     A batch has no size here: each time a client repeats a create that Kling refused, that is another task.
     """
-    values = {name: _header(headers, name) for name in ("label", "tags", "batch")}
+    values = {name: _header(headers, name) for name in ("label", "tags", "batch", "callbacks")}
     if not any(values.values()):
         return TaskMetadata()
     pairs = [pair.partition("=") for pair in values["tags"].split(",") if pair.strip()]
@@ -80,7 +82,19 @@ def task_metadata(headers: Headers) -> TaskMetadata:
         raise bad_request("The header kling-receiver-tags must be written as name=value, name=value.")
     tags = {key.strip(): value.strip() for key, _, value in pairs}
     label = validate(TaskLabelRequest, {"label": values["label"], "tags": tags, "batch": values["batch"] or None})
-    return TaskMetadata(label=label.label, tags=label.tags, batch=label.batch.name if label.batch else None)
+    return TaskMetadata(
+        label=label.label,
+        tags=label.tags,
+        batch=label.batch.name if label.batch else None,
+        callbacks=_callbacks(values["callbacks"]),
+    )
+
+
+def _callbacks(value: str) -> ClientCallbacks | None:
+    """Parse ``kling-receiver-callbacks``."""
+    if value not in ("", *CALLBACK_CHOICES):
+        raise bad_request(f"The header kling-receiver-callbacks must be all or final; found {shorten(value)}.")
+    return ClientCallbacks(value) if value else None
 
 
 def _header(headers: Headers, name: str) -> str:

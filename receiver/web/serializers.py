@@ -32,7 +32,7 @@ from receiver.domain.model import (
 from receiver.domain.replays import Replay
 from receiver.domain.tracked_alerts import TrackedAlert
 from receiver.events.payload import batch_summary, serialize
-from receiver.events.routing import REPLY_PREFIX
+from receiver.events.replies import REPLY_PREFIX
 from receiver.settings import Rate, RouteSettings
 from receiver.store.interfaces import DeliveryView, Page, RouteBacklog
 

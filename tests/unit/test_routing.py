@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from receiver.domain.model import RouteDecision
-from receiver.events.routing import Candidate, compile_routes, reply_route
+from receiver.events.replies import reply_route
+from receiver.events.routing import Candidate, compile_routes
 from receiver.settings import RouteSettings, ScriptSettings
 
 

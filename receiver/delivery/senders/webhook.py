@@ -16,6 +16,7 @@ from receiver.domain.model import Accepted, Event, Failed, Outcome, Refused
 from receiver.domain.secret import Secret
 from receiver.domain.tracing import trace_headers
 from receiver.events import payload
+from receiver.kling.own_end_body import own_end_body
 from receiver.net.http_client import HttpClient, HttpResponse, StreamedResponse, has_literal_ip
 from receiver.net.retry_after import parse_retry_after
 from receiver.settings import WebhookSettings
@@ -29,6 +30,7 @@ _ABOUT_ROUTE = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO
 """Answers 4xx that say when to come again. All others, except 410, are about the event."""
 
 _RESERVED_HEADERS = re.compile(r"webhook-.*|kling-receiver-.*|user-agent|content-.*")
+_OWN_ENDS = ("task.rejected", "task.expired")
 _JSON = {"content-type": "application/json"}
 _ADVICE: Mapping[int, str] = {
     HTTPStatus.BAD_REQUEST: "it rejected the body; its response is stored with the attempt",
@@ -87,6 +89,7 @@ class WebhookSender:
 class ClientCallbackSender:
     """Posts Kling's own body, byte for byte, to the callback URL that the task's client gave.
 
+    An end that the receiver set itself is posted in Kling's shape: it is sent only to a client that wants just the end.
     Signed only if the gateway has a secret: a client that verifies signatures expects all signature headers or none.
     *http_client* must have a guard for URLs from untrusted clients.
     """
@@ -103,6 +106,8 @@ class ClientCallbackSender:
 
     async def preview(self, event: Event) -> bytes:
         """Return the body that is posted: Kling's own, if the event has one."""
+        if event.type in _OWN_ENDS:
+            return own_end_body(event.envelope)
         return event.body or payload.serialize(event)
 
     async def send(self, request: DeliveryRequest) -> Outcome:

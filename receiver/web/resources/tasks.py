@@ -12,7 +12,7 @@ from receiver.domain.api_schema.json_object import Page
 from receiver.domain.api_schema.resources import CallbackUrl, Endpoint, TaskCounts, TaskRefused
 from receiver.domain.api_schema.tasks import TASK_REFUSED, SubmittedTask
 from receiver.domain.errors import NotFound
-from receiver.domain.model import EndReason, Task, TaskState
+from receiver.domain.model import ClientCallbacks, EndReason, Task, TaskState
 from receiver.kling.endpoints import CATALOGUE
 from receiver.store.interfaces import Catalog
 from receiver.submission.request import SubmitRequest, SubmitResult, TaskMetadata
@@ -106,6 +106,7 @@ class TaskApi:
                 priority=body.priority,
                 idempotency_key=body.idempotency_key,
                 reuse=body.reuse,
+                callbacks=None if body.reply is None else ClientCallbacks(body.reply),
             ),
             wait=not _prefers_async(request),
         )

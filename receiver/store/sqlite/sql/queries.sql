@@ -7,9 +7,9 @@ INSERT INTO tasks (
     id, origin, created_at, batch, idempotency_key, priority, fair_share, state, updated_at, token_hash, endpoint,
     label, tags, kling_id, external_task_id, reply_to, message, kling_state, end_reason, is_end_unverified, pack,
     weight, attempts, poll_count, empty_result_count, redundant_push_count, started_at, polled_at, push_poll_at,
-    stuck_at, due_at, expires_at
+    stuck_at, due_at, expires_at, client_callbacks
 )
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: save_tasks
 -- Updates the changed columns of tasks, given as each task's id and the new values.
