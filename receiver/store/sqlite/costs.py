@@ -177,7 +177,7 @@ def _add(counts: _Counts) -> Sequence[CostTotal]:
     """Multiply and add the charges of each group. The group without a name is the first."""
     tasks: Counter[str | None] = Counter()
     sums: dict[str | None, dict[str, Decimal]] = {}
-    read = cache(_read_charges)
+    read = cache(read_charges)
     for (name, charges), times in counts.items():
         tasks[name] += times
         group = sums.setdefault(name, {})
