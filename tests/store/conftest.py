@@ -4,7 +4,7 @@ import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import pytest
 from harness.factories import a_delivery, a_task, an_event
@@ -22,6 +22,8 @@ from receiver.store.interfaces import (
     RetentionStore,
     TaskStore,
 )
+from receiver.store.postgres.database import Address
+from receiver.store.postgres.store import PostgresStore
 from receiver.store.sqlite.database import connect_writer
 from receiver.store.sqlite.migrate import migrate
 from receiver.store.sqlite.store import SqliteStore
@@ -75,11 +77,32 @@ def raw(path: Path) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
-@pytest.fixture(params=["sqlite"])
-def opener(request: pytest.FixtureRequest, path: Path) -> Opener:
-    """Opens the same store each time it is called. A second database is a second parameter here."""
-    openers: dict[str, Opener] = {"sqlite": lambda: a_sqlite_store(path)}
-    return openers[request.param]
+@contextlib.asynccontextmanager
+async def a_postgres_store(url: str, **options: Any) -> AsyncIterator[PostgresStore]:
+    store = await PostgresStore.open(Address(url=url), **options)
+    async with contextlib.aclosing(store):
+        yield store
+
+
+ON_POSTGRES = {"test_postgres"}
+"""The modules whose tests also run on PostgreSQL, until all do."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test of a store on every database."""
+    if "opener" in metafunc.fixturenames:
+        on_postgres = metafunc.module.__name__.rpartition(".")[2] in ON_POSTGRES
+        metafunc.parametrize("opener", ["sqlite", *(["postgres"] if on_postgres else [])], indirect=True)
+
+
+@pytest.fixture
+def opener(request: pytest.FixtureRequest) -> Opener:
+    """Opens the same store each time it is called."""
+    if request.param == "postgres":
+        url = request.getfixturevalue("postgres_url")
+        return lambda: cast("contextlib.AbstractAsyncContextManager[Store]", a_postgres_store(url))
+    path = request.getfixturevalue("path")
+    return lambda: a_sqlite_store(path)
 
 
 @pytest.fixture

@@ -1,0 +1,109 @@
+"""A store in one PostgreSQL database: each node writes in groups, on one connection, and reads on a few others."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Self
+
+from receiver.domain.clock import Clock, SystemClock
+from receiver.domain.errors import InvalidRequest
+from receiver.domain.metrics import Metrics
+from receiver.store.postgres.database import Address, Connection, Connections, Health, Reader
+from receiver.store.postgres.migrate import Report, migrate
+from receiver.store.postgres.queries import fetch, fetch_value
+from receiver.store.postgres.writer import WriteOp, Writer
+
+_CLOCK = SystemClock()
+_WRITE_SECONDS = 8.0
+_HOT_READ_SECONDS = 5.0
+_LIST_SECONDS = 30.0
+_MAX_HOT_READS = 3
+_MAX_LISTS = 3
+
+
+class PostgresStore:
+    """One PostgreSQL database, which other nodes may use too. Each attribute implements one protocol of the store.
+
+    ``broken`` is set when the database can no longer be trusted. The supervisor then stops the service.
+    """
+
+    def __init__(self, *, health: Health, writer: Writer, hot: Reader, lists: Reader) -> None:
+        """*hot* reads on the path of callbacks and deliveries, *lists* reads lists, which may be slow."""
+        self._health = health
+        self._writer = writer
+        self._hot = hot
+        self._lists = lists
+        self._resources = AsyncExitStack()
+
+    @classmethod
+    async def open(
+        cls,
+        address: Address,
+        *,
+        clock: Clock = _CLOCK,
+        metrics: Metrics | None = None,
+        report: Report = lambda *_: None,
+    ) -> Self:
+        """Migrate and open the store at *address*, until ``aclose``. *report* is called with the steps of a migration.
+
+        Raises StoreUnavailable if the server cannot be reached, StoreError if this program cannot use the database.
+        """
+        await migrate(address, clock=clock, report=report)
+        async with AsyncExitStack() as stack:
+            health = Health()
+            writing = await Connections.open(address, health, size=1, timeout=_WRITE_SECONDS)
+            stack.push_async_callback(writing.aclose)
+            hot = await Connections.open(address, health, size=_MAX_HOT_READS, timeout=_HOT_READ_SECONDS)
+            stack.push_async_callback(hot.aclose)
+            lists = await Connections.open(address, health, size=_MAX_LISTS, timeout=_LIST_SECONDS)
+            stack.push_async_callback(lists.aclose)
+            writer = Writer(writing, health, metrics=metrics)
+            stack.push_async_callback(writer.aclose)
+            store = cls(health=health, writer=writer, hot=hot, lists=lists)
+            store._resources = stack.pop_all()
+            return store
+
+    async def aclose(self) -> None:
+        """Write what is pending and close the connections."""
+        self._hot.close()
+        self._lists.close()
+        await self._resources.aclose()
+
+    @property
+    def broken(self) -> asyncio.Event:
+        """The event that is set when the database can no longer be trusted."""
+        return self._health.broken
+
+    async def check_commit(self) -> None:
+        """Commit a transaction. Raises StoreError if the writer cannot."""
+        await self._writer.execute(_CHECK, None)
+
+    async def newest_id(self) -> str:
+        """Return the newest id of all tables without its prefix; empty for an empty store."""
+        newest: str | None = await self._hot.read(fetch_value, "newest_id")
+        return newest or ""
+
+    async def stats(self) -> Mapping[str, int]:
+        """Return the rows of every kind and the bytes they use."""
+        return await self._lists.read(_stats)
+
+    async def backup(self, target: Path) -> None:
+        """Refuse: PostgreSQL has its own tools."""
+        raise InvalidRequest(
+            f"A store on PostgreSQL is not copied to {target}.", remedy="Use `pg_dump` or a base backup of the server."
+        )
+
+
+async def _check(connection: Connection, group: Sequence[None]) -> Sequence[None]:
+    """Take the id of a transaction, so that the commit writes something."""
+    await fetch_value(connection, "take_transaction_id")
+    return group
+
+
+async def _stats(connection: Connection) -> Mapping[str, int]:
+    counts = {row["name"]: row["number"] for row in await fetch(connection, "stats")}
+    return {**counts, "bytes.file": await fetch_value(connection, "database_size"), "bytes.free": 0}
+
+
+_CHECK: WriteOp[None, None] = WriteOp(write=_check)

@@ -1,0 +1,40 @@
+"""What is particular to the store on PostgreSQL: settings that lose data, and the schema."""
+
+import asyncio
+
+import pytest
+from harness.postgres import PostgresServer
+from store.conftest import a_postgres_store
+
+from receiver.domain.errors import StoreError
+from receiver.store.postgres.database import Address
+from receiver.store.postgres.migrate import known_migrations, migrate
+from receiver.store.postgres.store import PostgresStore
+
+
+async def test_a_server_that_may_lose_acknowledged_data_is_refused(
+    postgres: PostgresServer, postgres_database: str
+) -> None:
+    await postgres.execute(f"ALTER DATABASE {postgres_database} SET synchronous_commit = off")
+
+    with pytest.raises(StoreError, match="synchronous_commit is 'off'"):
+        await PostgresStore.open(Address(url=postgres.url(postgres_database)))
+
+
+async def test_nodes_that_start_together_migrate_once(postgres: PostgresServer) -> None:
+    await postgres.execute("CREATE DATABASE test_migrations")
+    address = Address(url=postgres.url("test_migrations"))
+    try:
+        applied = await asyncio.gather(*(migrate(address) for _ in range(4)))
+    finally:
+        await postgres.drop_database("test_migrations")
+
+    assert sorted(name for names in applied for name in names) == [step.title for step in known_migrations()]
+
+
+async def test_a_store_can_commit_and_starts_empty(postgres_url: str) -> None:
+    async with a_postgres_store(postgres_url) as store:
+        await store.check_commit()
+
+        assert await store.newest_id() == ""
+        assert (await store.stats())["events"] == 0
