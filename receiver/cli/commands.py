@@ -65,6 +65,7 @@ _COMMANDS = (
         EVENTS,
         "Explain what happened to a task, and what is next.",
     ),
+    ("receiver.cli.mcp.command:mcp", "mcp", SERVICE, "Serve an agent's tools over stdin and stdout (MCP)."),
     ("receiver.cli.console:console", "console", SERVICE, "Open the console in a browser, logged in."),
     ("receiver.cli.expose:expose", "expose", MAINTENANCE, "Print a proxy configuration for the public listener."),
     (

@@ -26,6 +26,7 @@ Subject: TypeAlias = Literal[
     "commands",
     "http-api",
     "client",
+    "mcp",
     "console",
     "operations",
     "monitoring",

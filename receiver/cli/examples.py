@@ -7,6 +7,7 @@ _TASK = "tsk_0kqz3v8d4y1m5x7n2r6t9w0b"
 EXAMPLES: Mapping[str, Sequence[str]] = {
     "": ("demo", "serve --config /etc/kling-receiver/config.toml", "docs submitting"),
     "serve": ("serve", "serve --config /etc/kling-receiver/config.toml --log-level debug"),
+    "mcp": ("mcp --profile office", "mcp --url https://tasks.example.com --token file:/run/secrets/kling --read-only"),
     "demo": ("demo", "demo --keep --port 9000"),
     "simulate": ("simulate", "simulate --drop 30% --refuse 1303:3 --processing-for 10s"),
     "submit": (
