@@ -1,10 +1,14 @@
 """The cost of the queries: no full scans, no sorts, few statements."""
 
 import sqlite3
+from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.factories import a_delivery, an_event
+from store.conftest import a_sqlite_store, add_deliveries, decide_always
 
+from receiver.store.interfaces import ById, Change
 from receiver.store.sqlite.queries import queries, write_rows
 
 HOT: dict[str, dict[str, Any]] = {
@@ -113,3 +117,27 @@ def test_a_large_backlog_does_not_slow_due_routes(raw: sqlite3.Connection) -> No
 
     assert [(row["route"], row["due_at"]) for row in rows] == [("r0", 5), ("r1", 1), ("r2", 2), ("r3", 3), ("r4", 4)]
     assert steps < 100
+
+
+def test_a_list_of_alerts_reads_only_alerts(raw: sqlite3.Connection) -> None:
+    arguments = {"types": '["alert.disk_full"]', "only_alerts": "yes", "limit": 1}
+    sql = queries()["list_events"].with_optional(arguments)
+
+    plan = [row[3] for row in raw.execute(f"EXPLAIN QUERY PLAN {sql}", arguments)]
+
+    assert plan[0] == "SCAN events USING INDEX events_alerts"
+    assert [step for step in plan if "TEMP B-TREE" in step] == []
+
+
+async def test_a_list_of_events_and_alerts_has_both(path: Path) -> None:
+    async with a_sqlite_store(path) as store:
+        await add_deliveries(store, a_delivery("dlv_1", event_id="evt_1"))
+        alert = an_event("evt_2", type="alert.disk_full", task_id=None)
+        await store.tasks.apply(ById(id="tsk_1"), decide_always(Change(events=[alert])))
+
+        async def listed(*types: str) -> list[str]:
+            return [event.id for event in (await store.catalog.events(types=types)).items]
+
+        assert await listed("alert.disk_full", "task.processing") == ["evt_2", "evt_1"]
+        assert await listed("alert.disk_full") == ["evt_2"]
+        assert await listed("alert.account") == []

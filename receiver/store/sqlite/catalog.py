@@ -14,7 +14,7 @@ from typing import TypeVar
 from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import from_micros, micros
 from receiver.domain.errors import InvalidRequest
-from receiver.domain.model import Attempt, DeliveryStatus, Event, Push, RouteState, Task, TaskState
+from receiver.domain.model import ALERT_PREFIX, Attempt, DeliveryStatus, Event, Push, RouteState, Task, TaskState
 from receiver.store import delivery_rows, rows
 from receiver.store.interfaces import DeliveryView, Page, RouteBacklog
 from receiver.store.sqlite.database import Reader
@@ -83,6 +83,7 @@ class SqliteCatalog:
         if after is not None:
             filters["after"] = last_id or after
             return await self._lists.read(page, "events_after", filters, limit=limit, read=rows.event)
+        filters["only_alerts"] = "yes" if types and all(each.startswith(ALERT_PREFIX) for each in types) else None
         return await self._lists.read(page, "list_events", {**filters, "cursor": last_id}, limit=limit, read=rows.event)
 
     async def delivery(self, delivery_id: str) -> DeliveryView | None:

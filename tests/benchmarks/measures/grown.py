@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import uvloop
@@ -24,12 +25,34 @@ from benchmarks.workload import (
     wait_until_counted,
 )
 
+from receiver.domain.clock import first_id
 from receiver.store.sqlite import maintenance
 
 _FEW_EVENTS, _FEW_PENDING = 1_000, 100
 _LISTS = ("/api/tasks", "/api/events", "/api/deliveries", "/api/tasks/k7")
 _COUNTS = "/api/tasks/counts"  # reads an index of all tasks
-_COUNT_DELIVERED = "SELECT COUNT(*) FROM deliveries WHERE id > 'dlv_01' AND status = 'delivered'"  # none of the copies
+_PAGES = (
+    "/console",
+    "/console/tasks",
+    "/console/tasks?text=k999",
+    "/console/results",
+    "/console/submit",
+    "/console/events",
+    "/console/deliveries",
+    "/console/deliveries?status=dead",
+    "/console/attempts",
+    "/console/replays",
+    "/console/replays/new?status=dead",
+    "/console/routes",
+    "/console/batches",
+    "/console/costs",
+    "/console/costs?by=tag:client",
+    "/console/alerts",
+    "/console/configuration",
+    "/console/manual",
+    "/metrics",
+)
+_COUNT_DELIVERED = "SELECT COUNT(*) FROM deliveries WHERE id > ? AND status = 'delivered'"
 _REPEATS = 20
 _IDLE_CONNECTIONS = 150
 
@@ -80,12 +103,17 @@ def _work(few: _Store, many: _Store, size: Scale) -> Iterator[Measurement]:
                     figures[name][place].append(found)
                 logs[place] = max(logs[place], (store.path / "receiver.db-wal").stat().st_size / 1024**2)
         idle = _memory_per_connection(other)
+        pages = {path: sorted(uvloop.run(_get(other, path)) for _ in range(_REPEATS)) for path in _PAGES}
     yield compare_rates("grown: acknowledge and deliver, rate", *reversed(figures["rate"]), goal=0.95)
     yield compare_times("grown: the same, CPU", *reversed(figures["cpu"]), unit="us")
     yield compare_times("grown: answer time, p99", *reversed(figures["p99"]))
     for path in _LISTS:
         yield compare_times(f"grown: GET {path}", *reversed(figures[path]), goal=1.25)
     yield compare_times(f"grown: GET {_COUNTS}", *reversed(figures[_COUNTS]))
+    for path, times in pages.items():
+        yield single_value(
+            f"grown: GET {path}", statistics.median(times), "ms", goal=150, detail=f"{times[-1]:.0f} worst"
+        )
     yield single_value("grown: memory per pending delivery", memory * 1024**2 / size.pending, "B")
     yield single_value("grown: memory per idle connection", idle, "KiB")
     yield single_value("grown: write-ahead log", logs[1], "MiB", detail=f"{logs[0]:.1f} with few")
@@ -93,7 +121,7 @@ def _work(few: _Store, many: _Store, size: Scale) -> Iterator[Measurement]:
 
 def _accept_and_deliver(store: _Store, running: Receiver, size: Scale) -> Mapping[str, float]:
     posts = callbacks(running, size.deliveries, statuses=STATUSES[-1:])
-    count = row_counter(store.path / "receiver.db", _COUNT_DELIVERED)
+    count = row_counter(store.path / "receiver.db", _COUNT_DELIVERED, first_id("dlv", datetime.now(UTC)))
     before, meter = count(), CpuMeter(running.pid)
     meter.start()
     ran = run_load(running.public, posts, store.path)

@@ -908,10 +908,11 @@ FROM events
 WHERE id = :id;
 
 -- name: list_events
--- Lists events, newest first.
+-- Lists events, newest first. Alerts have an index.
 SELECT *
 FROM events
 WHERE TRUE
+  AND type >= 'alert.' AND type < 'alert/' -- if only_alerts
   AND id < :cursor -- if cursor
   AND task_id = :task_id -- if task_id
   AND task_id IN (SELECT tasks.id FROM tasks WHERE tasks.batch = :batch) -- if batch

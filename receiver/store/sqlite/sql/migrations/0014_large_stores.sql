@@ -1,3 +1,6 @@
+-- Alerts are few among many events. A start reads the newest ones, to know what was reported already.
+CREATE INDEX events_alerts ON events (id) WHERE type >= 'alert.' AND type < 'alert/';
+
 -- How many tasks of one UTC day have the same charges: of all tasks, and per endpoint, label, batch and tag. Charges are
 -- exact decimals, which the database cannot add; it counts them, and the program multiplies. `day` counts from the epoch.
 CREATE TABLE cost_counts (
