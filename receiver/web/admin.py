@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
 from receiver.domain.api_schema.resources import OpenApiDocument
 from receiver.domain.clock import Clock, Ids
@@ -27,7 +27,7 @@ from receiver.web import gateway, serializers
 from receiver.web.auth import TokenAuth
 from receiver.web.console.access import Credentials
 from receiver.web.console.app import Console
-from receiver.web.console.gate import SessionAuth, is_browser_path
+from receiver.web.console.gate import SessionAuth, is_visit
 from receiver.web.console.services import ConsoleSources
 from receiver.web.console.sessions import Sessions
 from receiver.web.gateway import ForwardApi, Gateway, GatewayCreates
@@ -110,7 +110,6 @@ def admin_app(
     *extra_routes* are further pages; they need the token too.
     """
     credentials = Credentials(token=token, read_token=read_token, named_tokens=named_tokens)
-    console = Console(services, _route_api(services), credentials, port=listen.port)
     console = Console(services, _route_api(services), credentials, port=listen.port, sessions=sessions)
     app = Starlette(
         routes=[*_routes(services, console), *console.routes, *extra_routes],
@@ -214,14 +213,26 @@ def _route_routes(services: AdminServices) -> Sequence[Route]:
     ]
 
 
+class _Methods:
+    """The methods of one path. Any other method gets a 405 that lists all of them.
+
+    It is an app of its own, because Starlette would try further routes for another method: a task's ID may contain
+    slashes, so ``GET /api/tasks/x/cancel`` would look for a task named ``x/cancel``.
+    """
+
+    def __init__(self, by_method: Mapping[str, Handler]) -> None:
+        self._by_method = by_method
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        handler = self._by_method.get("GET" if scope["method"] == "HEAD" else scope["method"])
+        if handler is None:
+            raise problems.method_not_allowed(", ".join([*self._by_method, *(["HEAD"] * ("GET" in self._by_method))]))
+        response = await handler(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+
 def _route(path: str, **by_method: Handler) -> Route:
-    """Put all methods of a path into one route, so that a 405 lists all of them."""
-
-    async def respond(request: Request) -> Response:
-        method = "GET" if request.method == "HEAD" else request.method
-        return await by_method[method](request)
-
-    return Route(path, respond, methods=list(by_method))
+    return Route(path, _Methods(by_method))
 
 
 async def _openapi(_request: Request) -> Response:
@@ -245,8 +256,8 @@ async def _http_error(console: Console, request: Request, error: Exception) -> R
 
 
 def _is_for_browser(scope: Scope) -> bool:
-    """Return whether a person reads the response. A program that fetches results sends a token."""
-    return is_browser_path(scope["path"]) and "authorization" not in Headers(scope=scope)
+    """Return whether a person reads the response."""
+    return is_visit(scope["path"], Headers(scope=scope))
 
 
 def _render_error(console: Console, scope: Scope, error: Problem | ReceiverError) -> Response:

@@ -15,6 +15,7 @@ from receiver.domain.batches import BatchState
 from receiver.domain.costs import CostGrouping
 from receiver.domain.model import DeliveryStatus, TaskState
 from receiver.domain.tracked_alerts import AlertState
+from receiver.events.samples import sample_names
 from receiver.submission.request import MAX_PRIORITY
 from receiver.web import request_types as types
 from receiver.web.request_types import CommaSeparated, Pairs
@@ -92,7 +93,7 @@ class PageQuery(Query):
 
     limit: Annotated[int, *types.number_text(1, MAX_LIMIT)] = DEFAULT_LIMIT
     """Maximum number of items."""
-    cursor: str | None = None
+    cursor: types.Cursor = None
     """The previous page's `next`."""
 
 
@@ -207,7 +208,7 @@ class ActionRequest(Body):
 class RouteTestRequest(Body):
     """Which sample event to send."""
 
-    type: types.RequiredLine = "succeed"
+    type: Annotated[types.RequiredLine, Field(json_schema_extra={"enum": [*sample_names()]})] = "succeed"
     """A task's state, `batch`, `report`, or an alert such as `alert.route_held`."""
     endpoint: types.OptionalLine = None
     """Endpoint of the made-up task; default: images/multi-image2image."""
@@ -259,8 +260,8 @@ class LabelRequest(Body):
 class TriggerRequest(LabelRequest):
     """Which made-up task to send through the routes."""
 
-    state: Annotated[TaskState, types.one_of(TaskState)]
-    """The state that the task reaches: submitted, processing, succeed, failed, rejected or expired."""
+    state: types.ReachableState
+    """The state that the task reaches."""
     endpoint: types.OptionalLine = None
     """Endpoint of the task; default: images/multi-image2image."""
 

@@ -10,12 +10,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from receiver.domain.secret import Secret
 from receiver.settings import Address
 from receiver.web.console.access import Role
-from receiver.web.console.gate import TOKEN_ROLE, is_browser_path
-from receiver.web.server.allowed_hosts import AllowedHosts, misdirected
+from receiver.web.console.gate import TOKEN_ROLE, is_visit
+from receiver.web.server.allowed_hosts import AllowedHosts, is_loopback, misdirected
 from receiver.web.server.problems import Problem
 
 PUBLIC_PATHS = frozenset({"/healthz", "/readyz"})
 
+OPENAPI_PATH = "/openapi.json"
+"""Needs no token on a loopback listener: tools on this machine read it before they have one."""
+
+_FORWARDING_HEADERS = ("forwarded", "x-forwarded", "x-real-ip", "via")
 _READING_METHODS = ("GET", "HEAD")
 
 _WHERE_TO_FIND_IT = "It is in `admin-token` beside the store, or in [admin] token."
@@ -25,7 +29,7 @@ _REALM = 'Bearer realm="kling-receiver"'
 class TokenAuth:
     """Middleware that rejects requests without an allowed host or without a token. A read token may only read.
 
-    A request for the console may come without a token: the console's own gate then checks its session.
+    A browser may come without a token: the console's own gate then checks its session.
     """
 
     def __init__(
@@ -42,13 +46,14 @@ class TokenAuth:
         self._read_token = read_token.reveal().encode() if read_token else None
         # The token protects a listener whose names are unknown: a web page with another name does not have it.
         self._allowed_hosts = AllowedHosts(listen, hosts, any_if_open=True)
+        self._is_local = is_loopback(listen.host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass an authorized request on; raise ``Problem`` (421, 401 or 403) for any other."""
         if scope["path"] not in PUBLIC_PATHS:
             headers = Headers(scope=scope)
             self._check_host(headers)
-            if "authorization" in headers or not is_browser_path(scope["path"]):
+            if not (is_visit(scope["path"], headers) or self._may_see_openapi(scope, headers)):
                 # not into a copy: the connection writes into this scope when the client leaves
                 scope[TOKEN_ROLE] = self._check_token(headers, scope["method"])
         await self._app(scope, receive, send)
@@ -60,6 +65,18 @@ class TokenAuth:
                 "The admin listener does not answer to this host name. "
                 'Add the name to [admin] hosts in config.toml, such as hosts = ["tasks.example.com"].'
             )
+
+    def _may_see_openapi(self, scope: Scope, headers: Headers) -> bool:
+        """Return whether a request for the OpenAPI document comes from this machine, directly and without a token.
+
+        The connection's own addresses decide. A proxy on this machine says by a header that it forwards a request.
+        """
+        if scope["path"] != OPENAPI_PATH or scope["method"] not in _READING_METHODS or "authorization" in headers:
+            return False
+        if any(name.startswith(_FORWARDING_HEADERS) for name in headers):
+            return False
+        ends = [scope.get("client"), scope.get("server")]
+        return self._is_local and all(end is not None and is_loopback(end[0]) for end in ends)
 
     def _check_token(self, headers: Headers, method: str) -> Role:
         """Return the role of the request's token."""

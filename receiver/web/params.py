@@ -1,7 +1,9 @@
 """Reads query parameters, JSON bodies and headers. An invalid value is an error that says what is expected."""
 
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import TypeVar
+from urllib.parse import unquote_to_bytes
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -20,6 +22,7 @@ from receiver.web.server.problems import Problem, bad_request
 ACTOR_HEADER = "kling-receiver-actor"
 """The header in which the CLI sends the name of the operating system's user."""
 
+_JSON_TYPES = ("", "application/json", "application/x-www-form-urlencoded")  # the last one is curl's default
 _MAX_ACTOR_LENGTH = 64
 _MAX_NUMBER_LENGTH = 32
 _LAST_EVENT_ID = "Last-Event-ID"
@@ -33,15 +36,31 @@ BodyT = TypeVar("BodyT", bound=Body)
 def read_query(request: Request, model: type[QueryT]) -> QueryT:
     """Return a request's query parameters."""
     values: dict[str, list[str]] = {}
+    try:
+        unquote_to_bytes(request.scope["query_string"]).decode()
+    except UnicodeDecodeError:  # it would be read as replacement characters, and find nothing
+        raise bad_request("The query must be UTF-8 text, percent-encoded.") from None
     for name, value in request.query_params.multi_items():
         values.setdefault(name, []).append(value)
     return validate(model, values)
 
 
 async def read_json_body(request: Request, model: type[BodyT], *, limit: int = SMALL_BODY) -> BodyT:
-    """Return a request's body: a JSON object. An empty body is an empty object."""
+    """Return a request's body: a JSON object. An empty body is an empty object.
+
+    A body may come without a media type, or as curl sends it without one. Any other type is refused (415).
+    """
+    _check_media_type(request.headers.get("content-type", ""))
     body = await read_body(request.scope, request.receive, limit=limit)
     return validate(model, parse_object(body) if body.strip() else {})
+
+
+def _check_media_type(given: str) -> None:
+    media_type = given.partition(";")[0].strip().lower()
+    if media_type in _JSON_TYPES or media_type.endswith("+json"):
+        return
+    detail = f"The body must be JSON: content-type: application/json; found {shorten(media_type)}."
+    raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "media_type", detail, headers={"accept": "application/json"})
 
 
 def validate(model: type[ModelT], values: Mapping[str, object]) -> ModelT:

@@ -4,27 +4,31 @@ Each type says in one phrase what it expects. The message of an error is the mem
 found.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     FailFast,
     Field,
     GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     PlainValidator,
     Strict,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
 )
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from receiver.domain.api_schema.json_object import Keywords
 from receiver.domain.costs import CostGrouping
+from receiver.domain.model import TaskState
 
 UNEXPECTED = "unexpected"
 """The type of an error with the phrase ``what``. If ``shown``, the value is not secret and belongs in the message."""
@@ -32,6 +36,8 @@ SENTENCE = "sentence"
 """The type of an error whose message is a complete sentence."""
 
 _MAX_LINE = 256
+_CONTROLS = r"\u0000-\u001F\u007F-\u009F\u2028\u2029\u202A-\u202E\u2066-\u2069"
+_LINE = f"^[^{_CONTROLS}]*$"
 _MAX_TAGS = 32
 _MAX_TAG_LENGTH = 64
 _MAX_LIST_ITEMS = 500
@@ -86,25 +92,30 @@ def shorten(name: str) -> str:
     return repr(name[:_MAX_LINE])
 
 
-def _printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError
-    return text
-
-
-def _without_colon(text: str) -> str:
-    if ":" in text:
-        raise ValueError
-    return text
-
-
 def _empty_is_none(value: object) -> object:
     return None if value == "" else value
 
 
-def null_is(default: object) -> BeforeValidator:
-    """Read null as *default*."""
-    return BeforeValidator(lambda value: default if value is None else value)
+def is_single_line(text: str) -> bool:
+    """Return whether a text is short, on one line, and shows what it is: no controls, and nothing that reorders it."""
+    return len(text) <= _MAX_LINE and re.fullmatch(_LINE, text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class null_is:  # noqa: N801 -- as expected
+    """Reads null as a default. The JSON schema says so."""
+
+    default: object
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Return the schema of the annotated type that also accepts null. pydantic calls this."""
+        return core_schema.no_info_before_validator_function(
+            lambda value: self.default if value is None else value, handler(source)
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Return the JSON schema. pydantic calls this."""
+        return {"anyOf": [handler(schema), {"type": "null"}]}
 
 
 def _parse_timestamp(text: object) -> datetime:
@@ -115,6 +126,11 @@ def _parse_timestamp(text: object) -> datetime:
         return at.astimezone(UTC)
     except OverflowError as exc:  # the last hours of the year 9999 may not exist in UTC
         raise ValueError from exc
+
+
+def _whole(value: object) -> object:
+    """Return 5 for 5.0: JSON has one kind of number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _parse_digits(text: object) -> object:
@@ -150,14 +166,12 @@ def _check_tag_count(value: object) -> object:
 
 Line = Annotated[
     str,
-    Field(max_length=_MAX_LINE),
-    AfterValidator(_printable),
+    Field(max_length=_MAX_LINE, pattern=_LINE),
     expected(f"a single line of at most {_MAX_LINE} characters"),
 ]
 RequiredLine = Annotated[
     str,
-    Field(min_length=1, max_length=_MAX_LINE),
-    AfterValidator(_printable),
+    Field(min_length=1, max_length=_MAX_LINE, pattern=_LINE),
     expected(f"a single line of 1 to {_MAX_LINE} characters"),
 ]
 OptionalLine = Annotated[Line | None, BeforeValidator(_empty_is_none)]
@@ -172,14 +186,13 @@ Lines = Annotated[tuple[Line, ...], *SHORT_LIST]
 
 TagName = Annotated[
     str,
-    Field(min_length=1, max_length=_MAX_TAG_LENGTH),
-    AfterValidator(_printable),
-    AfterValidator(_without_colon),
+    Field(min_length=1, max_length=_MAX_TAG_LENGTH, pattern=f"^[^:{_CONTROLS}]*$"),
     expected(f"a single line of 1 to {_MAX_TAG_LENGTH} characters without a colon"),
 ]
 Tags = Annotated[
     dict[TagName, Line],
     Field(max_length=_MAX_TAGS),
+    Keywords(additionalProperties=False),
     BeforeValidator(_check_tag_count),
     null_is({}),
     expected_container(f"an object of at most {_MAX_TAGS} texts"),
@@ -190,6 +203,17 @@ BatchName = Annotated[
     str,
     Field(pattern="^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$"),  # needs no quoting in a path
     expected("at most 100 letters, digits or . _ : - and start with a letter or digit"),
+]
+ReachableState = Annotated[
+    Literal[
+        TaskState.SUBMITTED,
+        TaskState.PROCESSING,
+        TaskState.SUCCEED,
+        TaskState.FAILED,
+        TaskState.REJECTED,
+        TaskState.EXPIRED,
+    ],
+    expected("one of: expired, failed, processing, rejected, submitted, succeed", shown=True),
 ]
 Flag = Annotated[bool, Strict(), expected("true or false")]
 KlingBody = Annotated[dict[Any, Any], expected("an object")]
@@ -202,25 +226,39 @@ Timestamp = Annotated[
     PlainValidator(_parse_timestamp, json_schema_input_type=datetime),
     expected("a timestamp with a UTC offset, such as 2026-11-22T10:00:00Z", shown=True),
 ]
+Cursor = Annotated[
+    str | None,
+    Field(pattern="^[A-Za-z0-9_-]*$"),
+    BeforeValidator(_empty_is_none),
+    expected("the `next` of a page", shown=True),
+]
 OptionalTimestamp = Annotated[Timestamp | None, BeforeValidator(_empty_is_none)]
 CommaSeparated = Annotated[
     tuple[T, ...], BeforeValidator(lambda values: [word for each in values for word in each.split(",") if word])
 ]
 Pairs = Annotated[
     Mapping[str, str],
-    PlainValidator(_parse_pairs, json_schema_input_type=list[str]),
+    PlainValidator(_parse_pairs, json_schema_input_type=list[Annotated[str, Field(pattern="^[^:]+:")]]),
     expected_container("written as key:value"),
 ]
 CostKey = Annotated[
     tuple[CostGrouping, str | None],
-    PlainValidator(_parse_cost_grouping, json_schema_input_type=str),
+    PlainValidator(
+        _parse_cost_grouping,
+        json_schema_input_type=Annotated[str, Field(pattern=rf"^({'|'.join(_COST_GROUPINGS)}|tag:[\s\S]+)$")],
+    ),
     expected(f"tag:NAME or one of: {', '.join(_COST_GROUPINGS)}", shown=True),
 ]
 
 
 def whole_number(least: int, most: int) -> tuple[Any, ...]:
     """Return the annotations of a number in JSON."""
-    return Strict(), Field(ge=least, le=most), expected(f"a whole number from {least} to {most}", shown=True)
+    return (
+        Strict(),
+        Field(ge=least, le=most),
+        BeforeValidator(_whole),
+        expected(f"a whole number from {least} to {most}", shown=True),
+    )
 
 
 def number_text(least: int, most: int) -> tuple[Any, ...]:

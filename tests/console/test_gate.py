@@ -55,14 +55,20 @@ async def test_no_page_opens_without_a_session(web: WebApp) -> None:
 
 @pytest.mark.parametrize("path", ["/console/nothing", "/results/nothing", "/results/tsk_1/0.png", "/console/login2"])
 async def test_a_path_that_no_page_serves_needs_a_session_too(web: WebApp, path: str) -> None:
-    assert (await send(web, "GET", path)).status_code == 303
+    assert (await send(web, "GET", path, accept="text/html,*/*;q=0.8")).status_code == 303
+
+
+async def test_a_program_that_fetches_a_file_without_a_token_gets_no_page(web: WebApp) -> None:
+    answer = await send(web, "GET", "/results/tsk_1/0.png", accept="*/*")
+
+    assert (answer.status_code, answer.headers["content-type"]) == (401, "application/problem+json")
 
 
 async def test_a_session_opens_nothing_but_the_console(web: WebApp) -> None:
     cookie = await session(web)
 
     assert (await send(web, "GET", "/console", cookie=cookie)).status_code == 200
-    for path in ("/api/tasks", "/metrics", "/openapi.json", "/kling/v1/images/generations", "/consolex", "/resultsx"):
+    for path in ("/api/tasks", "/metrics", "/kling/v1/images/generations", "/consolex", "/resultsx"):
         assert (await send(web, "GET", path, cookie=cookie)).status_code == 401
 
 

@@ -1,5 +1,6 @@
 """Checks JSON against the schemas of an OpenAPI document. A member that a schema does not list is an error."""
 
+import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
@@ -15,6 +16,7 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = {
 }
 _DESCRIPTIONS = {"title", "description", "default", "examples", "discriminator", "contentMediaType"}
 _KEYWORDS = {
+    "pattern",
     *("$ref", "anyOf", "oneOf", "type", "enum", "const", "format"),
     *("items", "properties", "required", "additionalProperties", "propertyNames"),
 }
@@ -75,5 +77,7 @@ def _value_errors(value: Any, schema: Any, path: str) -> Iterator[str]:
         yield f"{path}: {value!r} is not one of {schema['enum']}"
     if "const" in schema and value != schema["const"]:
         yield f"{path}: {value!r} is not {schema['const']!r}"
+    if "pattern" in schema and not re.search(schema["pattern"], value):
+        yield f"{path}: {value!r} does not match {schema['pattern']}"
     if schema.get("format") == "date-time" and datetime.fromisoformat(value).tzinfo is None:
         yield f"{path}: {value!r} has no UTC offset"

@@ -20,6 +20,7 @@ OPERATIONS = [(method.upper(), path) for path, methods in DOCUMENT["paths"].item
 OPEN_OBJECTS = {
     "OpenApiDocument.paths",
     "OpenApiDocument.components",
+    "OpenApiDocument.webhooks",
     "SubmitRequest.body",
     "TaskCost.said",
     "TaskData.kling",
@@ -61,7 +62,7 @@ def test_every_reference_of_the_document_exists() -> None:
                 return {name for each in value for name in references(each)}
         return set()
 
-    assert references(DOCUMENT) == named
+    assert references(DOCUMENT) == named | set(DOCUMENT["components"]["responses"])
 
 
 def test_only_klings_objects_allow_more_members() -> None:
@@ -73,13 +74,16 @@ def test_only_klings_objects_allow_more_members() -> None:
     }
 
     assert open_objects == OPEN_OBJECTS
-    assert all(is_closed(schema) for schema in DOCUMENT["components"]["schemas"].values())
+    schemas = DOCUMENT["components"]["schemas"].values()
+    assert all(is_closed(schema) for schema in schemas)
+    assert all(schema["additionalProperties"] is False for schema in schemas if "properties" in schema)
 
 
 def is_closed(schema: dict[str, Any]) -> bool:
     """Return whether a schema limits what its values may be, at every depth."""
     inner = [*schema.get("anyOf", ()), *schema.get("oneOf", ())]
     inner += [schema[name] for name in ("items", "additionalProperties") if schema.get(name, False) is not False]
+    inner += schema.get("patternProperties", {}).values()
     if "$ref" in schema:
         return True
     if schema.get("type") == "object" and "properties" not in schema and "additionalProperties" not in schema:
@@ -134,5 +138,45 @@ def test_limits_are_described() -> None:
     parameters = {each["name"]: each["schema"] for each in DOCUMENT["paths"]["/api/tasks"]["get"]["parameters"]}
 
     assert parameters["limit"] == {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": 50}
-    priority = DOCUMENT["components"]["schemas"]["SubmitRequest"]["properties"]["priority"]
+    priority = DOCUMENT["components"]["schemas"]["SubmitRequest"]["properties"]["priority"]["anyOf"][0]
     assert (priority["minimum"], priority["maximum"]) == (-1000, 1000)
+
+
+def test_every_operation_has_a_stable_name_a_subject_and_its_errors() -> None:
+    operations = [operation for methods in DOCUMENT["paths"].values() for operation in methods.values()]
+    names = [operation["operationId"] for operation in operations]
+    webhooks = [each["post"] for each in DOCUMENT["webhooks"].values()]
+
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[a-z]+[A-Z][A-Za-z]+", name) for name in names)
+    assert {"listTasks", "submitTask", "getTask", "acknowledgeAlert", "sumCosts", "followEvents"} <= set(names)
+    assert {tag for each in [*operations, *webhooks] for tag in each["tags"]} == {t["name"] for t in DOCUMENT["tags"]}
+    for operation in operations:
+        is_public = operation.get("security") == []
+        assert "default" not in operation["responses"]
+        assert {"401", "421"} <= set(operation["responses"]) or is_public, operation["operationId"]
+
+
+def test_what_destinations_receive_is_described() -> None:
+    described = {
+        name: each["post"]["requestBody"]["content"]["application/json"]["schema"]
+        for name, each in DOCUMENT["webhooks"].items()
+    }
+    alerts = DOCUMENT["components"]["schemas"]["AlertEvent"]["discriminator"]["mapping"]
+    events = DOCUMENT["components"]["schemas"]["Event"]["discriminator"]["mapping"]
+
+    assert described.pop("reply")["additionalProperties"] is True  # Kling's own body
+    names = {"taskEvent": "TaskEvent", "batchFinished": "BatchEvent", "dailyReport": "ReportEvent"}
+    refs = {name: {"$ref": f"#/components/schemas/{schema}"} for name, schema in names.items()}
+    assert described == refs | {"alert": {"$ref": "#/components/schemas/AlertEvent"}}
+    assert set(alerts) == {type_ for type_ in events if type_.startswith("alert.")}
+
+
+def test_formats_are_described() -> None:
+    members = {name: schema.get("properties") for name, schema in DOCUMENT["components"]["schemas"].items()}
+
+    assert members["Task"]["created_at"]["format"] == "date-time"
+    assert members["CallbackUrl"]["callback_url"]["format"] == "uri"
+    amounts = members["CostTotal"]["charges"]["additionalProperties"]
+    assert re.fullmatch(amounts["pattern"], "12.50")
+    assert not re.fullmatch(amounts["pattern"], "1e3")

@@ -142,3 +142,66 @@ async def test_invalid_unicode_in_klings_body_is_sent_unchanged(web: WebApp) -> 
     assert answer.status_code == 202
     sent = json.loads(web.kling.bodies[-1])
     assert (sent["prompt"], sent["\udc80"]) == ("\udc80", 1)
+
+
+@pytest.mark.parametrize("query", ["label=%ff", "label=caf%e9", "%c3=1", "tag=a:%f0%28"])
+async def test_a_query_that_is_not_utf_8_is_refused(web: WebApp, query: str) -> None:
+    assert await detail(web, "GET", f"/api/tasks?{query}") == "The query must be UTF-8 text, percent-encoded."
+
+
+@pytest.mark.parametrize(
+    ("media_type", "status"),
+    [
+        (None, 200),
+        ("application/json; charset=utf-8", 200),
+        ("Application/JSON", 200),
+        ("application/vnd.example+json", 200),
+        ("application/x-www-form-urlencoded", 200),  # curl's, if it is told nothing
+        ("text/plain", 415),
+        ("application/xml", 415),
+        ("multipart/form-data; boundary=x", 415),
+    ],
+)
+async def test_a_body_of_another_type_than_json_is_refused(web: WebApp, media_type: str | None, status: int) -> None:
+    headers = {} if media_type is None else {"content-type": media_type}
+
+    answer = await web.client.post("/api/routes/publish/hold", content=b'{"why": "a test"}', headers=headers)
+
+    assert answer.status_code == status
+    if status == 415:
+        assert answer.headers["accept"] == "application/json"
+        assert "must be JSON" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/api/tasks/a/cancel", "POST"),
+        ("DELETE", "/api/tasks/a/retry", "POST"),
+        ("POST", "/api/tasks/a/explain", "GET, HEAD"),
+        ("GET", "/api/callback-urls/a/revoke", "POST"),
+        ("PATCH", "/api/tasks/a/b", "GET, DELETE, HEAD"),
+    ],
+)
+async def test_another_method_of_a_path_is_refused_with_those_allowed(
+    web: WebApp, method: str, path: str, allowed: str
+) -> None:
+    answer = await web.client.request(method, path)
+
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
+@pytest.mark.parametrize(
+    ("why", "status"), [("👨‍👩‍👧 \U0001fae9", 200), ("a\nb", 400), ("\x1b[2J", 400), ("\u202eevil", 400)]
+)
+async def test_a_line_may_have_any_character_that_shows_what_it_is(web: WebApp, why: str, status: int) -> None:
+    answer = await web.client.post("/api/routes/publish/hold", json={"why": why})
+
+    assert answer.status_code == status
+
+
+async def test_null_stands_for_a_missing_text_and_a_whole_number_may_have_a_point(web: WebApp) -> None:
+    held = await web.client.post("/api/routes/publish/hold", json={"why": None})
+    tried = await web.client.post("/api/routes/publish/backtest", content='{"last": 5.0}')
+
+    assert (held.status_code, tried.status_code) == (200, 200)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from receiver.domain.api_schema.json_object import JsonObject, SparseObject, Timestamp
+from receiver.domain.api_schema.json_object import Amount, Day, JsonObject, SparseObject, Timestamp, Url
 from receiver.domain.api_schema.tasks import TaskSummary
 from receiver.domain.model import HeldBy, TaskState
 
@@ -126,7 +126,7 @@ class MissingResult(SparseObject):
 
     number: int
     """Position among the results of the event, from 0."""
-    url: str
+    url: Url
     reason: str
     still_tried: bool
     path: str | None = None
@@ -148,8 +148,8 @@ class AssetAlertData(AlertData):
 class BillAlertData(AlertData):
     """What differs between Kling's ledgers and the stored costs, for whole days in UTC."""
 
-    from_: str
-    to: str
+    from_: Day
+    to: Day
     unknown: int
     """Number of billed tasks that are not in the store."""
     unbilled: int
@@ -165,8 +165,8 @@ class AlertPack(JsonObject):
 
     id: str
     name: str
-    total: str
-    left: str
+    total: Amount
+    left: Amount
     expires_at: Timestamp | None
 
 

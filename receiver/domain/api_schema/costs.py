@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from receiver.domain.api_schema.json_object import JsonObject, Timestamp
+from receiver.domain.api_schema.json_object import Amount, JsonObject, Timestamp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +13,7 @@ class CostTotal(JsonObject):
     name: str | None
     tasks: int
     """Number of tasks with a known cost."""
-    charges: Mapping[str, str]
+    charges: Mapping[str, Amount]
     """Exact amounts by unit."""
 
 
@@ -38,7 +38,7 @@ class UnknownCharge(JsonObject):
     charged_at: Timestamp
     created_at: Timestamp | None
     """When Kling made the task, by its ID; a hint. Null if the ID does not tell."""
-    charges: Mapping[str, str]
+    charges: Mapping[str, Amount]
     product: str
     model: str
     api_key_name: str
@@ -52,7 +52,7 @@ class OwnCharge(JsonObject):
     kling_id: str
     endpoint: str
     ended_at: Timestamp
-    recorded: Mapping[str, str] | None
+    recorded: Mapping[str, Amount] | None
     """Null if Kling reported no cost with the task."""
 
 
@@ -60,7 +60,7 @@ class OwnCharge(JsonObject):
 class DifferentCharge(OwnCharge):
     """A task whose stored amounts are not what Kling billed."""
 
-    billed: Mapping[str, str]
+    billed: Mapping[str, Amount]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +70,8 @@ class Pack(JsonObject):
     id: str
     name: str
     status: str
-    total: str
-    left: str
+    total: Amount
+    left: Amount
     expires_at: Timestamp | None
 
 
@@ -82,7 +82,7 @@ class BillReport(JsonObject):
     from_: Timestamp
     to: Timestamp
     agrees: bool
-    billed: Mapping[str, str]
+    billed: Mapping[str, Amount]
     """The sum of Kling's ledgers, by unit."""
     matched: int
     """Number of tasks whose amounts agree."""

@@ -221,3 +221,7 @@ Alert = (
 
 class Event(RootModel[Annotated[TaskEvent | BatchEvent | ReportEvent | Alert, Field(discriminator="type")]]):
     """An event, exactly as destinations receive it."""
+
+
+class AlertEvent(RootModel[Annotated[Alert, Field(discriminator="type")]]):
+    """An alert, exactly as destinations receive it."""

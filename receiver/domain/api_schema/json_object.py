@@ -1,12 +1,12 @@
 """What the definitions are made of. It imports no validation library: the client starts faster without one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from pydantic import GetCoreSchemaHandler
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic_core import CoreSchema
 
 T = TypeVar("T")
@@ -23,7 +23,22 @@ class SchemaOf:
         return handler.generate_schema(self._type)
 
 
+class Keywords:
+    """Adds keywords to the JSON schema of a member, such as the format of its text."""
+
+    def __init__(self, **keywords: object) -> None:
+        self._keywords = keywords
+
+    def __get_pydantic_json_schema__(self, schema: "CoreSchema", handler: "GetJsonSchemaHandler") -> Mapping[str, Any]:
+        """Return the schema of the type with the keywords. pydantic calls this."""
+        return {**handler(schema), **self._keywords}
+
+
 Timestamp = Annotated[str, SchemaOf(datetime)]
+Day = Annotated[str, Keywords(format="date")]
+Url = Annotated[str, Keywords(format="uri")]
+Amount = Annotated[str, Keywords(pattern=r"^-?[0-9]+(\.[0-9]+)?$")]
+"""An exact decimal number, as text: a float would round it."""
 
 
 def member_name(attribute: str) -> str:

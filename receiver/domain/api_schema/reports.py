@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from receiver.domain.api_schema.json_object import JsonObject, SparseObject, Timestamp
+from receiver.domain.api_schema.json_object import Amount, JsonObject, SparseObject, Timestamp
 from receiver.domain.model import TaskState
 
 
@@ -38,7 +38,7 @@ class DailyReportData(SparseObject):
     until: Timestamp
     ended: Mapping[TaskState, int]
     """Number of tasks that ended, by state."""
-    spent: Mapping[str, str]
+    spent: Mapping[str, Amount]
     """Exact amounts by unit."""
     dead: Mapping[str, int]
     """Number of deliveries by route that died and were not delivered again."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from receiver.domain.api_schema.json_object import JsonObject, SchemaOf, SparseObject, Timestamp
+from receiver.domain.api_schema.json_object import JsonObject, SchemaOf, SparseObject, Timestamp, Url
 from receiver.domain.api_schema.tasks import SubmittedTask, Task
 from receiver.domain.model import (
     DeliveryStatus,
@@ -56,7 +56,7 @@ class CallbackUrl(JsonObject):
     """A new callback URL and its task."""
 
     task: Task
-    callback_url: str
+    callback_url: Url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -346,7 +346,11 @@ class OpenApiDocument(SparseObject):
     openapi: Literal["3.1.0"]
     info: Annotated[Mapping[str, str], SchemaOf(dict[str, str])]
     security: Sequence[Mapping[str, Sequence[str]]]
+    tags: Sequence[Mapping[str, str]]
+    """The subjects of the operations."""
     paths: Mapping[str, Mapping[str, Json]]
     """Operations by path and method."""
+    webhooks: Mapping[str, Mapping[str, Json]]
+    """The requests that destinations receive, by name and method."""
     components: Mapping[str, Json]
-    """Schemas and security schemes by name."""
+    """Schemas, error responses and security schemes by name."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from receiver.domain.api_schema.json_object import JsonObject, SchemaOf, SparseObject, Timestamp
+from receiver.domain.api_schema.json_object import Amount, JsonObject, SchemaOf, SparseObject, Timestamp, Url
 from receiver.domain.batches import BatchState
 from receiver.domain.model import ArchiveState, Json, Origin, TaskState, Verification
 
@@ -19,11 +19,11 @@ TASK_REFUSED = "task_refused"
 class Asset(SparseObject):
     """An archived file: a result of a task."""
 
-    url: str
+    url: Url
     """Kling's URL, which expires."""
     path: str | None = None
     """The local file; missing if only the object store has it."""
-    storage: str | None = None
+    storage: Url | None = None
     """The URL in the object store; missing without one."""
     sha256: str
     bytes: int
@@ -40,7 +40,7 @@ Assets = Annotated[Sequence[Json], SchemaOf(list[Asset])]
 class TaskCost(JsonObject):
     """What Kling charged for a task."""
 
-    charges: Mapping[str, str] = field(default_factory=dict)
+    charges: Mapping[str, Amount] = field(default_factory=dict)
     """Exact amounts by unit."""
     said: Any = None
     """Kling's own JSON."""

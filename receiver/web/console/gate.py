@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import TypeAlias
 from urllib.parse import quote, urlencode, urlsplit
 
-from starlette.datastructures import QueryParams
+from starlette.datastructures import Headers, QueryParams
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
@@ -20,6 +20,7 @@ from receiver.web.console.access import Role, Visitor
 from receiver.web.console.renderer import Renderer
 from receiver.web.console.sessions import Session, Sessions
 from receiver.web.params import actor
+from receiver.web.request_types import is_single_line
 from receiver.web.server.body import SMALL_BODY, read_body
 from receiver.web.server.problems import Problem, bad_request
 
@@ -31,12 +32,22 @@ TOKEN_ROLE = "receiver.token_role"  # noqa: S105 -- a scope key
 _BROWSER_PATHS = ("/console/", "/results/")
 _PUBLIC_PATHS = (LOGIN, "/console/logout")
 _PUBLIC_PREFIXES = (f"{LOGIN}/", "/console/static/")
-_MAX_REASON = 256
 
 
 def is_browser_path(path: str) -> bool:
     """Return whether a path belongs to the console: a session opens it instead of a token."""
     return path.startswith(_BROWSER_PATHS) or path in ("/console", "/results")
+
+
+def is_visit(path: str, headers: Headers) -> bool:
+    """Return whether a person's browser sent a request without a token: for a page, or for a file of a page.
+
+    A program that fetches a result without a token gets an error, not the login page.
+    """
+    if "authorization" in headers or not is_browser_path(path):
+        return False
+    is_page = path.startswith("/console/") or path == HOME
+    return is_page or "cookie" in headers or "text/html" in headers.get("accept", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,8 +228,8 @@ async def read_form(request: Request, *, limit: int = SMALL_BODY) -> QueryParams
 def reason(form: QueryParams) -> str:
     """Return the reason that an operator gave, for the audit log."""
     text = form.get("why", "").strip()
-    if len(text) > _MAX_REASON or not text.isprintable():
-        raise bad_request(f"The reason must be a single line of at most {_MAX_REASON} characters.")
+    if not is_single_line(text):
+        raise bad_request("The reason must be a single line of at most 256 characters.")
     return text
 
 

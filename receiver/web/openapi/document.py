@@ -1,7 +1,7 @@
 """The OpenAPI 3.1 document of the admin API, served at ``/openapi.json``. It is generated from the operations."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from http import HTTPStatus
 from typing import Any, get_origin
@@ -11,6 +11,7 @@ from receiver.domain.api_schema.resources import OpenApiDocument, Problem
 from receiver.domain.model import Json
 from receiver.web.openapi.operations import OPERATIONS, Operation
 from receiver.web.openapi.schemas import Schemas
+from receiver.web.openapi.webhooks import EVENT_TYPES, webhooks
 from receiver.web.server import problems
 
 _TASK_ID = "The task's ID: the receiver's, Kling's or the external one."
@@ -34,6 +35,28 @@ _TEXTS: Mapping[str, Json] = {
     "text/plain": {"type": "string", "description": "One line for each value: name, labels, number."},
 }
 """Responses that are not JSON, by media type."""
+TAGS: Mapping[str, str] = {
+    "tasks": "Submitted tasks and their callback URLs.",
+    "batches": "Groups of tasks.",
+    "costs": "What tasks cost.",
+    "events": "What happened to tasks, and alerts as events.",
+    "deliveries": "Events on their way to a route.",
+    "replays": "Past events that are delivered again.",
+    "routes": "Where events go.",
+    "alerts": "What needs an operator.",
+    "results": "Archived files.",
+    "service": "The running process and its configuration.",
+    "gateway": "Kling's own API at /kling/.",
+}
+_TAG_OF = {"callback-urls": "tasks", "endpoints": "tasks", "stream": "events", "trigger": "routes"}
+_ALWAYS = (HTTPStatus.INTERNAL_SERVER_ERROR,)
+_WITH_TOKEN = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.MISDIRECTED_REQUEST,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
+_WITH_BODY = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
 
 
 def _content(schema: Json, media_type: str = "application/json") -> Json:
@@ -48,7 +71,8 @@ class _DocumentBuilder:
         queries = {operation.query: None for operation in operations}
         bodies = {operation.body: None for operation in operations if operation.body is not None}
         responses = {type_: None for each in operations for type_ in each.returns.values() if type_ is not None}
-        self._schemas = Schemas([*queries, *bodies], [*responses, Problem])
+        received = [type_ for _, type_ in EVENT_TYPES.values()]
+        self._schemas = Schemas([*queries, *bodies], [*responses, *received, Problem])
         self._query_members = {query: self._schemas.take_members(query) for query in queries}
 
     def document(self) -> OpenApiDocument:
@@ -62,18 +86,23 @@ class _DocumentBuilder:
                 " kling-receiver-tags (project=ads, team=a), kling-receiver-batch (spring).",
             },
             security=[{"token": []}],
+            tags=[{"name": name, "description": text} for name, text in TAGS.items()],
             paths={
-                path: {method: self._operation(path, operation) for method, operation in methods.items()}
+                path: {method: self._operation(path, method, operation) for method, operation in methods.items()}
                 for path, methods in OPERATIONS.items()
             },
+            webhooks=webhooks(self._schemas.of),
             components={
                 "schemas": self._schemas.named,
+                "responses": {_error_name(status): self._error(status) for status in sorted(_all_errors())},
                 "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
             },
         )
 
-    def _operation(self, path: str, operation: Operation) -> Json:
+    def _operation(self, path: str, method: str, operation: Operation) -> Json:
         described: Json = {
+            "operationId": operation.id,
+            "tags": [_tag(path)],
             "summary": operation.summary,
             "parameters": [*_path_parameters(path), *self._query_parameters(operation)],
             "responses": {
@@ -81,9 +110,9 @@ class _DocumentBuilder:
                     str(status.value): self._response(operation, status, type_)
                     for status, type_ in operation.returns.items()
                 },
-                "default": {
-                    "description": "An error.",
-                    **_content(self._schemas.of(Problem), problems.MEDIA_TYPE),
+                **{
+                    str(status.value): {"$ref": f"#/components/responses/{_error_name(status)}"}
+                    for status in sorted(_errors(path, method, operation))
                 },
             },
         }
@@ -100,6 +129,9 @@ class _DocumentBuilder:
         media_type = problems.MEDIA_TYPE if issubclass(get_origin(type_) or type_, Problem) else "application/json"
         return {"description": status.phrase, **_content(self._schemas.of(type_), media_type)}
 
+    def _error(self, status: HTTPStatus) -> Json:
+        return {"description": status.phrase, **_content(self._schemas.of(Problem), problems.MEDIA_TYPE)}
+
     def _query_parameters(self, operation: Operation) -> Iterator[Json]:
         for name, member in self._query_members[operation.query].items():
             schema = {key: value for key, value in member.items() if key != "description"}
@@ -109,6 +141,37 @@ class _DocumentBuilder:
                 case [present, {"type": "null"}]:  # a parameter may be missing, but not null
                     schema = {**present, **schema}
             yield {"name": name, "in": "query", "description": member["description"], "schema": schema}
+
+
+def _tag(path: str) -> str:
+    resource = path.removeprefix("/api").split("/")[1]
+    name = _TAG_OF.get(resource, resource)
+    return name if name in TAGS else "service"
+
+
+def _errors(path: str, method: str, operation: Operation) -> Collection[HTTPStatus]:
+    """Return the statuses of an operation's errors. The listeners' own, such as 408 and 431, have no operation."""
+    if operation.is_public:
+        return _ALWAYS
+    found = {*_ALWAYS, *_WITH_TOKEN, *operation.errors}
+    if "{" in path:
+        found.add(HTTPStatus.NOT_FOUND)
+    if method != "get":
+        found.add(HTTPStatus.FORBIDDEN)
+    return found | set(_WITH_BODY) if operation.body is not None else found
+
+
+def _all_errors() -> Collection[HTTPStatus]:
+    return {
+        status
+        for path, methods in OPERATIONS.items()
+        for method, operation in methods.items()
+        for status in _errors(path, method, operation)
+    }
+
+
+def _error_name(status: HTTPStatus) -> str:
+    return f"Error{status.value}"
 
 
 def _path_parameters(path: str) -> Iterator[Json]:

@@ -38,8 +38,10 @@ class Schemas:
         )
         self._by_type: Mapping[type[Any], Json] = {types[number][0]: each for (number, _), each in by_number.items()}
         self.named: Json = document["$defs"]
-        for schema in self.named.values():  # docstrings write the names of values as `` ``, Markdown as ` `
-            if "description" in schema:
+        for schema in self.named.values():
+            if "properties" in schema:  # Kling's own objects have no list of members
+                schema.setdefault("additionalProperties", False)
+            if "description" in schema:  # docstrings write the names of values as `` ``, Markdown as ` `
                 schema["description"] = schema["description"].replace("``", "`")
 
         for model in requests:

@@ -34,6 +34,16 @@ class AllowedHosts:
         return (self._any_name and bool(name)) or (self._any_address and _is_address(name))
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether an address belongs to this machine alone. A name does not count, except ``localhost``."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host.lower() == "localhost"
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
 def misdirected(detail: str = "This service does not serve the requested host.") -> Problem:
     """Return the problem (421) of a request for another host."""
     return Problem(HTTPStatus.MISDIRECTED_REQUEST, "misdirected", detail)
