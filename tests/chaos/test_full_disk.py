@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from harness.load import START_NUMBER, LoadGenerator, LoadReport, a_load_config, generate_load
+from harness.load import START_NUMBER, LoadGenerator, LoadReport, a_load_config, generate_load, wait_until_delivered
 from harness.raw_http import RawResponse, http_request
 from harness.running_service import (
     Receiver,
@@ -129,7 +129,7 @@ async def test_a_full_disk_loses_nothing_and_work_resumes_with_space(
             taken = len(load.acknowledged)
             waiting = receiver.rows(PENDING)[0][0]
             gate.set()
-            await wait_until(lambda: receiver.rows(PENDING) == [(0,)], seconds=60)
+            await wait_until_delivered(receiver)
 
             assert (answered.status, answered.headers["retry-after"]) == (503, "5")
             assert (ready.status, [check["name"] for check in ready.json()["checks"] if not check["ok"]]) == (
@@ -145,7 +145,7 @@ async def test_a_full_disk_loses_nothing_and_work_resumes_with_space(
             assert len(load.acknowledged) == taken
             disk.fill_until(LOW_WATER + 8 * MIB)
             await load.wait_for_acknowledged(100)
-        await wait_until(lambda: receiver.rows(PENDING) == [(0,)], seconds=60)
+        await wait_until_delivered(receiver)
 
         report = LoadReport.from_run(load, sink)
         record_counts(
@@ -213,7 +213,7 @@ async def test_a_start_on_a_full_disk_refuses_requests_and_resumes_by_itself(dis
         disk.fill_until(LOW_WATER + 8 * MIB)
         await receiver.wait_until_ready()
         assert (await http_request("POST", url, a_push_body("processing"))).status == 200
-        await wait_until(lambda: receiver.rows(PENDING) == [(0,)], seconds=60)
+        await wait_until_delivered(receiver)
 
         assert LoadReport.from_run(load, sink).lost == 0
         assert await receiver.stop() == 0

@@ -14,10 +14,9 @@ from random import Random
 import pytest
 from chaos.parameters import env_int, fresh_seed
 from chaos.strace import attach, requires_strace
-from harness.load import START_NUMBER, LoadReport, a_load_config, generate_load
+from harness.load import START_NUMBER, LoadReport, a_load_config, generate_load, wait_until_delivered
 from harness.running_service import Receiver, a_receiver, a_sink
 from harness.soak_report import RecordCounts
-from harness.waiting import wait_until
 
 FAILING_CALLS = ("fdatasync", "pwrite64", "pread64")
 FAULTS = env_int("FAULTS", 1) * len(FAILING_CALLS)
@@ -91,7 +90,7 @@ async def test_an_io_error_ends_the_process_and_loses_nothing_acknowledged(
                 await receiver.start()
                 assert not mark.exists()
             await load.wait_for_acknowledged(20)
-        await wait_until(lambda: receiver.rows("SELECT count(*) FROM deliveries WHERE status <> 'delivered'") == [(0,)])
+        await wait_until_delivered(receiver)
         report = LoadReport.from_run(load, sink)
 
         record_counts(
@@ -118,7 +117,7 @@ async def test_an_io_error_during_a_checkpoint_ends_the_process(tmp_path: Path, 
                 assert await receiver.wait_for_exit(seconds=60) == 1
             receiver.environ[START_NUMBER] = "1"
             await receiver.start()
-        await wait_until(lambda: receiver.rows("SELECT count(*) FROM deliveries WHERE status <> 'delivered'") == [(0,)])
+        await wait_until_delivered(receiver)
 
         report = LoadReport.from_run(load, sink)
         assert (report.lost, report.undelivered, report.unknown, report.duplicates_within_run) == (0, 0, 0, 0)
@@ -145,7 +144,7 @@ async def test_a_removed_store_ends_the_process_before_the_next_acknowledgement(
             moved.rename(path)
             receiver.environ[START_NUMBER] = "1"
             await receiver.start()
-        await wait_until(lambda: receiver.rows("SELECT count(*) FROM deliveries WHERE status <> 'delivered'") == [(0,)])
+        await wait_until_delivered(receiver)
 
         report = LoadReport.from_run(load, sink)
         assert (report.lost, report.undelivered, report.unknown) == (0, 0, 0)

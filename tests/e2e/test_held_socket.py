@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from chaos.parameters import env_int, fresh_seed
-from harness.load import START_NUMBER, LoadGenerator, LoadReport, a_load_config
+from harness.load import START_NUMBER, LoadGenerator, LoadReport, a_load_config, wait_until_delivered
 from harness.running_service import Receiver, a_sink, run_receiver
 from harness.soak_report import RecordCounts
 from harness.waiting import wait_until
@@ -85,9 +85,7 @@ async def test_restarts_with_held_sockets_refuse_no_callback(
                 await receiver.start()
             stop.set()
             await calling
-            await wait_until(
-                lambda: receiver.rows("SELECT count(*) FROM deliveries WHERE status <> 'delivered'") == [(0,)]
-            )
+            await wait_until_delivered(receiver)
             assert await receiver.stop() == 0
             receiver.close_sockets()
 

@@ -10,11 +10,18 @@ from random import Random
 
 import pytest
 from chaos.parameters import env_int, fresh_seed
-from harness.load import CONCURRENCY, START_NUMBER, THREE_AND_TWO_SCRIPTS, LoadGenerator, LoadReport, a_load_config
+from harness.load import (
+    CONCURRENCY,
+    START_NUMBER,
+    THREE_AND_TWO_SCRIPTS,
+    LoadGenerator,
+    LoadReport,
+    a_load_config,
+    wait_until_delivered,
+)
 from harness.result_files import a_file_server, archived_files
 from harness.running_service import Receiver, a_receiver, a_sink
 from harness.soak_report import RecordCounts
-from harness.waiting import wait_until
 
 KILLS = env_int("KILLS", 30)
 
@@ -51,7 +58,7 @@ async def test_kills_lose_nothing_acknowledged(tmp_path: Path, record_counts: Re
         stop.set()
         await calling
         waiting = _undelivered_count(receiver)
-        await wait_until(lambda: _undelivered_count(receiver) == 0, seconds=60)
+        await wait_until_delivered(receiver)
         report = LoadReport.from_run(load, sink, THREE_AND_TWO_SCRIPTS, tmp_path)
         file_count, wrong_files = archived_files(receiver)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from chaos.parameters import env_int
-from harness.load import START_NUMBER, LoadGenerator, LoadReport, a_load_config
+from harness.load import START_NUMBER, LoadGenerator, LoadReport, a_load_config, wait_until_delivered
 from harness.raw_http import http_request
 from harness.running_service import (
     SECRET,
@@ -91,9 +91,7 @@ async def test_reloads_under_load_refuse_lose_and_repeat_nothing(tmp_path: Path,
             told = await reload(receiver, variants[2])
             stop.set()
             await calling
-            await wait_until(
-                lambda: receiver.rows("SELECT count(*) FROM deliveries WHERE status <> 'delivered'") == [(0,)]
-            )
+            await wait_until_delivered(receiver)
             assert await receiver.stop() == 0
         finally:
             if receiver.process is not None and receiver.process.poll() is None:

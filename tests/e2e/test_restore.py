@@ -6,10 +6,9 @@ from contextlib import closing
 from pathlib import Path
 from sqlite3 import connect
 
-from harness.load import START_NUMBER, a_load_config, generate_load
+from harness.load import START_NUMBER, a_load_config, generate_load, wait_until_delivered
 from harness.raw_http import http_request
 from harness.running_service import a_config, a_push_body, a_receiver, a_sink, create_callback_url
-from harness.waiting import wait_until
 
 OPERATIONS = (Path(__file__).parents[2] / "receiver" / "docs" / "operations.md").read_text(encoding="utf-8")
 
@@ -53,7 +52,7 @@ async def test_a_backup_is_restored_as_the_manual_says(tmp_path: Path) -> None:
         assert (await receiver.run_cli_async("db", "check")).returncode == 0
         assert (await http_request("POST", url, a_push_body("succeed"))).status == 200
         events = receiver.rows("SELECT id FROM events")
-        await wait_until(lambda: receiver.rows("SELECT count(*) FROM deliveries WHERE status <> 'delivered'") == [(0,)])
+        await wait_until_delivered(receiver)
         assert {id_ for (id_,) in events} <= sink.received.keys()
         assert await receiver.stop() == 0
 

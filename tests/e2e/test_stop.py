@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from chaos.parameters import env_int, fresh_seed
-from harness.load import START_NUMBER, LoadGenerator, LoadReport, a_load_config
+from harness.load import START_NUMBER, LoadGenerator, LoadReport, a_load_config, wait_until_delivered
 from harness.raw_http import RawConnection, a_connection, http_request
 from harness.running_service import a_config, a_push_body, a_receiver, a_sink, a_webhook_route, create_callback_url
 from harness.soak_report import RecordCounts
@@ -43,7 +43,7 @@ async def test_stops_under_load_lose_nothing_and_deliver_nothing_twice(
             await receiver.start()
         stop.set()
         await calling
-        await wait_until(lambda: receiver.rows("SELECT count(*) FROM deliveries WHERE status <> 'delivered'") == [(0,)])
+        await wait_until_delivered(receiver)
         assert await receiver.stop() == 0
 
         report = LoadReport.from_run(load, sink)

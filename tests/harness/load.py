@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from harness.raw_http import RawConnection, RawResponse
 from harness.running_service import Receiver, Sink, a_config, a_push_body, a_webhook_route
-from harness.waiting import wait_until
+from harness.waiting import wait_until, wait_until_none_left
 
 STATUSES = ("submitted", "processing", "succeed")
 CONCURRENCY = 8
@@ -150,6 +150,20 @@ async def generate_load(receiver: Receiver, *, per_second: int = 250) -> AsyncIt
     finally:
         stop.set()
         await task
+
+
+async def wait_until_delivered(receiver: Receiver) -> None:
+    """Wait until everything is delivered. Raise AssertionError with what is left if nothing is for half a minute."""
+
+    def count() -> int:
+        [(left,)] = receiver.rows("SELECT count(*) FROM deliveries WHERE status <> 'delivered'")
+        return int(left)
+
+    try:
+        await wait_until_none_left(count)
+    except TimeoutError as exc:
+        left = "SELECT deliveries.*, outcome, reason FROM deliveries LEFT JOIN attempts ON delivery_id = deliveries.id"
+        raise AssertionError(receiver.rows(f"{left} WHERE status <> 'delivered' LIMIT 10")) from exc
 
 
 @dataclass(slots=True)

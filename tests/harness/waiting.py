@@ -19,6 +19,19 @@ async def wait_until(
             await asyncio.sleep(interval)
 
 
+async def wait_until_none_left(count: Callable[[], int], *, idle_seconds: float = 30.0, interval: float = 0.05) -> None:
+    """Wait until *count* is 0. Raise TimeoutError once it has not fallen for *idle_seconds*, however long it takes."""
+    left = count()
+
+    def has_fallen() -> bool:
+        nonlocal left
+        before, left = left, min(left, count())
+        return left < before
+
+    while left:
+        await wait_until(has_fallen, seconds=idle_seconds, interval=interval)
+
+
 async def let_loop_run(turns: int = 20) -> None:
     """Let the event loop do what is ready, and what becomes ready by it."""
     for _ in range(turns):
