@@ -79,7 +79,7 @@ class Row(Protocol):
         ...
 
 
-def ordered_by(names: Sequence[str]) -> Callable[[Sequence[Any]], Values]:
+def ordered_by(names: Sequence[str]) -> Callable[[Any], Values]:
     """Return a function that orders a row of these columns as ``task_with_values`` expects it."""
     return itemgetter(*(names.index(column) for column in _COLUMNS))
 

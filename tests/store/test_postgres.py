@@ -1,13 +1,14 @@
 """What is particular to the store on PostgreSQL: settings that lose data, and the schema."""
 
 import asyncio
+import sqlite3
 
 import pytest
 from harness.postgres import PostgresServer
 from store.conftest import a_postgres_store
 
 from receiver.domain.errors import StoreError
-from receiver.store.postgres.database import Address
+from receiver.store.postgres.database import Address, connect
 from receiver.store.postgres.migrate import known_migrations, migrate
 from receiver.store.postgres.store import PostgresStore
 
@@ -38,3 +39,22 @@ async def test_a_store_can_commit_and_starts_empty(postgres_url: str) -> None:
 
         assert await store.newest_id() == ""
         assert (await store.stats())["events"] == 0
+
+
+ONLY_IN_SQLITE = {"cost_counts", "cost_changes"}
+"""Counts of costs: PostgreSQL is quick enough without them, and each would be a row that all nodes change."""
+
+
+async def test_both_databases_have_the_same_tables_and_columns(postgres_url: str, raw: sqlite3.Connection) -> None:
+    connection = await connect(Address(url=postgres_url), timeout=5)
+    found = await connection.fetch(
+        "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public'"
+    )
+    await connection.close()
+
+    expected = raw.execute(
+        "SELECT tables.name, columns.name FROM sqlite_schema AS tables, pragma_table_info(tables.name) AS columns"
+        " WHERE tables.type IN ('table', 'view') AND tables.name NOT LIKE 'sqlite_%'"
+    )
+    columns = {(table, column) for table, column in expected if table not in ONLY_IN_SQLITE}
+    assert columns - {(row["table_name"], row["column_name"]) for row in found} == set()

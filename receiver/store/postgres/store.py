@@ -10,8 +10,10 @@ from receiver.domain.clock import Clock, SystemClock
 from receiver.domain.errors import InvalidRequest
 from receiver.domain.metrics import Metrics
 from receiver.store.postgres.database import Address, Connection, Connections, Health, Reader
+from receiver.store.postgres.deliveries import PostgresDeliveryQueue
 from receiver.store.postgres.migrate import Report, migrate
 from receiver.store.postgres.queries import fetch, fetch_value
+from receiver.store.postgres.tasks import PostgresTaskStore
 from receiver.store.postgres.writer import WriteOp, Writer
 
 _CLOCK = SystemClock()
@@ -35,6 +37,8 @@ class PostgresStore:
         self._hot = hot
         self._lists = lists
         self._resources = AsyncExitStack()
+        self.tasks = PostgresTaskStore(writer, hot)
+        self.deliveries = PostgresDeliveryQueue(writer, hot)
 
     @classmethod
     async def open(

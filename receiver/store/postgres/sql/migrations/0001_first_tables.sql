@@ -70,6 +70,7 @@ CREATE TABLE tasks (
     stuck_at BIGINT,
     due_at BIGINT,
     expires_at BIGINT,
+    client_callbacks TEXT COLLATE "C" NOT NULL DEFAULT 'all' CHECK (client_callbacks IN ('all', 'final', 'ended')),
     CHECK (end_reason IS NULL OR state IN ('rejected', 'expired')),
     CHECK (NOT is_end_unverified OR state IN ('succeed', 'failed'))
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.05);
@@ -98,6 +99,11 @@ FOR EACH ROW WHEN (
     AND NOT (OLD.is_end_unverified AND NOT NEW.is_end_unverified AND NEW.state IN ('succeed', 'failed'))
 )
 EXECUTE FUNCTION refuse_change('a task never leaves succeed or failed');
+
+-- The end is sent to a client's URL once.
+CREATE TRIGGER tasks_client_has_ended BEFORE UPDATE OF client_callbacks ON tasks
+FOR EACH ROW WHEN (OLD.client_callbacks = 'ended' AND NEW.client_callbacks <> 'ended')
+EXECUTE FUNCTION refuse_change('a client receives the end of its task once');
 
 -- The bodies of submits, in their own table so that task rows stay small.
 CREATE TABLE intents (
@@ -186,6 +192,9 @@ CREATE UNIQUE INDEX events_one_end ON events (task_id, (verified = 'none'))
 WHERE type IN ('task.succeed', 'task.failed');
 CREATE INDEX events_of_task ON events (task_id, id) WHERE task_id IS NOT NULL;
 CREATE INDEX events_archiving ON events (archive_at, seq) WHERE archive_at IS NOT NULL;
+
+-- Alerts are few among many events. A start reads the newest ones, to know what was reported already.
+CREATE INDEX events_alerts ON events (id) WHERE type >= 'alert.' AND type < 'alert/';
 
 -- Pushes with their bodies. That of a callback without one is in its event; a poll's event has only a part of its body.
 CREATE VIEW whole_pushes AS

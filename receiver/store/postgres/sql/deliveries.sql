@@ -1,0 +1,209 @@
+-- Statements about deliveries: their queue, their attempts and the states of their routes.
+
+-- name: insert_delivery
+-- Inserts a delivery. Each event has one per route, apart from replays.
+INSERT INTO deliveries (
+    id, event_id, route, status, created_at, due_at, attempts, probes, unfinished_claims, claim, replay_of, finished_at
+)
+VALUES (
+    :id, :event_id, :route, :status, :created_at, :due_at, :attempts, :probes, :unfinished_claims, :claim, :replay_of,
+    :finished_at
+)
+ON CONFLICT (event_id, route, (CASE WHEN replay_of IS NULL THEN '' ELSE id END)) DO NOTHING;
+
+-- name: due_routes
+-- Finds when the next delivery of each route is due. It skips from route to route in the index instead of reading
+-- the backlog, so a backlog of a million costs no more than one of ten.
+WITH RECURSIVE waiting (route) AS (
+    SELECT MIN(route)
+    FROM deliveries
+    WHERE status = 'pending'
+    UNION ALL
+    SELECT (
+        SELECT MIN(deliveries.route)
+        FROM deliveries
+        WHERE deliveries.status = 'pending'
+          AND deliveries.route > waiting.route
+    )
+    FROM waiting
+    WHERE waiting.route IS NOT NULL
+)
+SELECT
+    waiting.route,
+    (
+        SELECT MIN(deliveries.due_at)
+        FROM deliveries
+        WHERE deliveries.status = 'pending'
+          AND deliveries.route = waiting.route
+    ) AS due_at
+FROM waiting
+WHERE waiting.route IS NOT NULL;
+
+-- name: claim_deliveries
+-- Claims the longest due deliveries of a route and reads everything their sender needs. Without a verdict they are due
+-- again when the lease ends. Deliveries that another node is claiming are skipped.
+WITH due AS (
+    SELECT *
+    FROM deliveries
+    WHERE status = 'pending'
+      AND route = :route
+      AND due_at <= :now -- if now
+      AND (due_at <= :early OR attempts > 0 AND claim IS NULL) -- if early
+      AND id = :only -- if only
+      AND id <> ALL(:skip) -- if skip
+    ORDER BY due_at, id
+    LIMIT :limit
+    FOR NO KEY UPDATE SKIP LOCKED
+),
+claimed AS (
+    UPDATE deliveries
+    SET claim = :claim, due_at = :until
+    FROM due
+    WHERE deliveries.id = due.id
+    RETURNING deliveries.id
+)
+SELECT
+    due.id,
+    due.route,
+    due.created_at,
+    due.due_at,
+    due.attempts,
+    due.probes,
+    due.unfinished_claims,
+    due.replay_of,
+    events.id AS event_id,
+    events.type,
+    events.envelope,
+    events.body,
+    events.verified,
+    events.created_at AS event_created_at,
+    events.task_id,
+    events.push_id,
+    tasks.reply_to
+FROM due
+JOIN claimed ON claimed.id = due.id
+JOIN events ON events.id = due.event_id
+LEFT JOIN tasks ON tasks.id = events.task_id
+ORDER BY due.due_at, due.id;
+
+-- name: lock_claims
+-- Reads and locks the claims of some deliveries, in one order on all nodes.
+SELECT id, claim
+FROM deliveries
+WHERE status = 'pending'
+  AND claim IS NOT NULL
+  AND id = ANY(:ids)
+ORDER BY id
+FOR NO KEY UPDATE;
+
+-- name: record_verdict
+-- Stores the verdict on a delivery that still has the same claim.
+UPDATE deliveries
+SET status = verdict.status, due_at = verdict.due_at, finished_at = verdict.finished_at,
+    attempts = verdict.attempts, probes = deliveries.probes + verdict.probes, unfinished_claims = 0, claim = NULL
+FROM (
+    SELECT
+        :id::text AS id,
+        :claim::text AS claim,
+        :status::text AS status,
+        :due_at::bigint AS due_at,
+        :finished_at::bigint AS finished_at,
+        :attempts::integer AS attempts,
+        :probes::integer AS probes
+) AS verdict
+WHERE deliveries.id = verdict.id
+  AND deliveries.claim = verdict.claim
+  AND deliveries.status = 'pending';
+
+-- name: release_delivery
+-- Releases a claimed delivery without an attempt.
+UPDATE deliveries
+SET due_at = :due_at, claim = NULL
+WHERE id = :id
+  AND claim = :claim
+  AND status = 'pending';
+
+-- name: count_claimed_deliveries
+-- Counts the claimed deliveries, up to two.
+SELECT COUNT(*)
+FROM (SELECT 1 FROM deliveries WHERE status = 'pending' AND claim IS NOT NULL LIMIT 2) AS claimed;
+
+-- name: release_all_deliveries
+-- Makes every claimed delivery due, after the process that claimed them has died. The death counts in full against a
+-- delivery that was alone in flight, and up to a limit against each of several.
+UPDATE deliveries
+SET due_at = :now, claim = NULL,
+    unfinished_claims = GREATEST(
+        unfinished_claims,
+        CASE WHEN :alone THEN unfinished_claims + 1 ELSE LEAST(unfinished_claims + 1, :limit_together) END
+    )
+WHERE status = 'pending'
+  AND claim IS NOT NULL;
+
+-- name: suspect_deliveries
+-- Finds the pending deliveries that were in flight at several deaths of the process, the least suspected first.
+SELECT id, route
+FROM deliveries
+WHERE status = 'pending'
+  AND unfinished_claims >= :at_least
+ORDER BY unfinished_claims, due_at, id;
+
+-- name: retry_route_now
+-- Makes attempted deliveries of a route due at their creation time, like those without an attempt, so that all are
+-- ordered by age. Those without an attempt, up to a million, are not changed.
+UPDATE deliveries
+SET due_at = LEAST(created_at, :now)
+WHERE status = 'pending'
+  AND attempts > 0
+  AND claim IS NULL
+  AND route = :route;
+
+-- name: bring_forward
+-- Makes some deliveries due that have a later due time and no attempt, after the clock was set back. Those that wait
+-- for files keep waiting, but no longer than allowed.
+UPDATE deliveries
+SET due_at = CASE
+        WHEN EXISTS (SELECT 1 FROM events WHERE events.id = deliveries.event_id AND events.archiving = 'awaited')
+        THEN :archive_wait_until::bigint
+        ELSE :now::bigint
+    END
+WHERE id IN (
+    SELECT ahead.id
+    FROM deliveries AS ahead
+    WHERE ahead.status = 'pending'
+      AND ahead.route = :route
+      AND ahead.due_at > :now
+      AND ahead.attempts = 0
+      AND ahead.claim IS NULL
+      AND (
+          ahead.due_at > :archive_wait_until
+          OR NOT EXISTS (SELECT 1 FROM events WHERE events.id = ahead.event_id AND events.archiving = 'awaited')
+      )
+    ORDER BY ahead.due_at, ahead.id
+    LIMIT :limit
+    FOR NO KEY UPDATE SKIP LOCKED
+);
+
+-- name: insert_attempt
+-- Inserts an attempt.
+INSERT INTO attempts (delivery_id, number, started_at, duration, outcome, code, reason, excerpt)
+VALUES (:delivery_id, :number, :started_at, :duration, :outcome, :code, :reason, :excerpt);
+
+-- name: delete_oldest_attempts
+-- Limits the attempts of one delivery, so that a destination that is down for weeks does not fill the disk.
+DELETE FROM attempts
+WHERE delivery_id = :delivery_id
+  AND number <= :number;
+
+-- name: route_states
+-- Reads the state of every route.
+SELECT *
+FROM routes;
+
+-- name: save_route
+-- Stores a route's state.
+INSERT INTO routes (name, failures, held_at, held_by, held_why, probe_at, released_at)
+VALUES (:name, :failures, :held_at, :held_by, :held_why, :probe_at, :released_at)
+ON CONFLICT (name) DO UPDATE
+SET failures = excluded.failures, held_at = excluded.held_at, held_by = excluded.held_by,
+    held_why = excluded.held_why, probe_at = excluded.probe_at, released_at = excluded.released_at;

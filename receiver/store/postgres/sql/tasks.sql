@@ -1,0 +1,282 @@
+-- Statements about tasks: new ones, the submit queue and the poll schedule.
+
+-- name: lock_names
+-- Locks some names until the end of the transaction, so that two nodes do not create the same one at the same time.
+-- The order of the locks is the same in every transaction.
+SELECT pg_advisory_xact_lock(key)
+FROM (
+    SELECT DISTINCT hashtextextended(name, 0) AS key
+    FROM unnest(:names::text[]) AS name
+    ORDER BY key
+) AS keys;
+
+-- name: insert_task
+-- Inserts a new task: the columns that never change, then the others.
+INSERT INTO tasks (
+    id, origin, created_at, batch, idempotency_key, priority, fair_share, state, updated_at, token_hash, endpoint,
+    label, tags, kling_id, external_task_id, reply_to, message, kling_state, end_reason, is_end_unverified, pack,
+    weight, attempts, poll_count, empty_result_count, redundant_push_count, started_at, polled_at, push_poll_at,
+    stuck_at, due_at, expires_at, client_callbacks
+)
+VALUES (
+    :id, :origin, :created_at, :batch, :idempotency_key, :priority, :fair_share, :state, :updated_at, :token_hash,
+    :endpoint, :label, :tags, :kling_id, :external_task_id, :reply_to, :message, :kling_state, :end_reason,
+    :is_end_unverified, :pack, :weight, :attempts, :poll_count, :empty_result_count, :redundant_push_count,
+    :started_at, :polled_at, :push_poll_at, :stuck_at, :due_at, :expires_at, :client_callbacks
+);
+
+-- name: tasks_by_idempotency_key
+-- Reads the tasks with some idempotency keys.
+SELECT *
+FROM tasks
+WHERE idempotency_key = ANY(:keys);
+
+-- name: release_idempotency_key
+-- Takes the idempotency key from a task that Kling refused, so that the same request may be sent again.
+UPDATE tasks
+SET idempotency_key = NULL
+WHERE id = :task_id;
+
+-- name: insert_request_digest
+-- Stores the digest of a request with an idempotency key.
+INSERT INTO request_digests (task_id, digest)
+VALUES (:task_id, :digest);
+
+-- name: request_digest
+-- Reads the digest of the request that created a task.
+SELECT digest
+FROM request_digests
+WHERE task_id = :task_id;
+
+-- name: save_intent
+-- Stores the body of a submit.
+INSERT INTO intents (task_id, body)
+VALUES (:task_id, :body)
+ON CONFLICT (task_id) DO UPDATE SET body = excluded.body;
+
+-- name: intent
+-- Reads the body a task was submitted with.
+SELECT body
+FROM intents
+WHERE task_id = :task_id;
+
+-- name: lock_batches
+-- Reads and locks the batches of new tasks.
+SELECT *
+FROM batches
+WHERE name = ANY(:names)
+ORDER BY name
+FOR NO KEY UPDATE;
+
+-- name: save_batch
+-- Inserts a batch, or updates its size, its number of tasks and its closing.
+INSERT INTO batches (name, id, size, task_count, created_at, closed_at)
+VALUES (:name, :id, :size, :task_count, :created_at, :closed_at)
+ON CONFLICT (name) DO UPDATE
+SET size = excluded.size, task_count = excluded.task_count, closed_at = excluded.closed_at;
+
+-- name: has_live_token
+-- Checks whether an unexpired task has a token.
+SELECT EXISTS (
+    SELECT 1
+    FROM tasks
+    WHERE token_hash = :token_hash
+      AND (expires_at IS NULL OR expires_at > :now)
+);
+
+-- name: has_verified_event
+-- Checks whether a signature or the API has verified anything about a task.
+SELECT EXISTS (
+    SELECT 1
+    FROM events
+    WHERE task_id = :task_id
+      AND verified IN ('signature', 'api')
+);
+
+-- name: due_tasks
+-- Finds and locks the longest due tasks in one state, optionally of some endpoints only. Another node's are skipped.
+SELECT *
+FROM tasks
+WHERE state = :state
+  AND due_at <= :now
+  AND endpoint = ANY(:endpoints) -- if endpoints
+ORDER BY due_at, id
+LIMIT :limit
+FOR NO KEY UPDATE SKIP LOCKED;
+
+-- name: tasks_due_after_push
+-- Finds and locks the longest due tasks among those whose next poll a push caused. Another node's are skipped.
+SELECT *
+FROM tasks
+WHERE push_poll_at IS NOT NULL
+  AND (polled_at IS NULL OR polled_at < push_poll_at)
+  AND due_at <= :now
+  AND state = ANY(:states)
+ORDER BY due_at, id
+LIMIT :limit
+FOR NO KEY UPDATE SKIP LOCKED;
+
+-- name: postpone_tasks
+-- Prevents another claim of claimed tasks before *until*.
+UPDATE tasks
+SET due_at = :until
+WHERE id = ANY(:ids);
+
+-- name: make_tasks_due
+-- Makes tasks due that are due before a moment: at once, or *min_gap* after their last poll.
+UPDATE tasks
+SET due_at = LEAST(
+    due_at,
+    CASE WHEN polled_at <= :now THEN GREATEST(:now::bigint, polled_at + :min_gap::bigint) ELSE :now::bigint END
+)
+WHERE state = ANY(:states)
+  AND due_at > :now
+  AND due_at <= :before;
+
+-- name: next_task_due
+-- Finds the next due time of the tasks in some states, with one index step per state.
+SELECT MIN(due_at)
+FROM (
+    SELECT (
+        SELECT MIN(due_at)
+        FROM tasks
+        WHERE state = wanted
+          AND due_at IS NOT NULL
+          AND due_at > :after -- if after
+    ) AS due_at
+    FROM unnest(:states::text[]) AS wanted
+) AS next;
+
+-- name: slots_in_use
+-- Counts the slots that running tasks use, by pack.
+SELECT pack, SUM(weight) AS slots
+FROM tasks
+WHERE state IN ('submitting', 'submitted', 'processing')
+  AND pack <> ''
+  AND state <> 'submitting' -- if confirmed_only
+GROUP BY pack;
+
+-- name: queued_creates
+-- Lists the queued tasks of gateway clients.
+SELECT *
+FROM tasks
+WHERE state = 'queued'
+  AND origin = 'gateway'
+ORDER BY id;
+
+-- name: next_queued_tasks
+-- Finds the next queued task of each pack. Within the highest priority, that is a task in *head_ids* or else the
+-- longest due task of the share with the fewest slots in use. Ties go to the share served least recently.
+-- It skips from pack to pack and from share to share in the index, so the number of tasks in a share does not matter.
+WITH RECURSIVE packs (pack) AS (
+    SELECT MIN(pack)
+    FROM tasks
+    WHERE state = 'queued'
+    UNION ALL
+    SELECT (
+        SELECT MIN(tasks.pack)
+        FROM tasks
+        WHERE tasks.state = 'queued'
+          AND tasks.pack > packs.pack
+    )
+    FROM packs
+    WHERE packs.pack IS NOT NULL
+),
+top_priorities (pack, priority) AS MATERIALIZED (
+    SELECT
+        packs.pack,
+        (
+            SELECT tasks.priority
+            FROM tasks
+            WHERE tasks.state = 'queued'
+              AND tasks.pack = packs.pack
+              AND tasks.due_at <= :now
+            ORDER BY tasks.priority DESC
+            LIMIT 1
+        )
+    FROM packs
+    WHERE packs.pack IS NOT NULL
+),
+shares (pack, priority, fair_share) AS (
+    SELECT
+        top_priorities.pack,
+        top_priorities.priority,
+        (
+            SELECT MIN(tasks.fair_share)
+            FROM tasks
+            WHERE tasks.state = 'queued'
+              AND tasks.pack = top_priorities.pack
+              AND tasks.priority = top_priorities.priority
+        )
+    FROM top_priorities
+    WHERE top_priorities.priority IS NOT NULL
+    UNION ALL
+    SELECT
+        shares.pack,
+        shares.priority,
+        (
+            SELECT MIN(tasks.fair_share)
+            FROM tasks
+            WHERE tasks.state = 'queued'
+              AND tasks.pack = shares.pack
+              AND tasks.priority = shares.priority
+              AND tasks.fair_share > shares.fair_share
+        )
+    FROM shares
+    WHERE shares.fair_share IS NOT NULL
+),
+candidates (pack, id, is_head, slots_in_use, served_at) AS MATERIALIZED (
+    SELECT
+        shares.pack,
+        (
+            SELECT tasks.id
+            FROM tasks
+            WHERE tasks.state = 'queued'
+              AND tasks.pack = shares.pack
+              AND tasks.priority = shares.priority
+              AND tasks.fair_share = shares.fair_share
+              AND tasks.due_at <= :now
+            ORDER BY tasks.due_at, tasks.id
+            LIMIT 1
+        ),
+        FALSE,
+        (
+            SELECT COALESCE(SUM(tasks.weight), 0)
+            FROM tasks
+            WHERE tasks.state IN ('submitting', 'submitted', 'processing')
+              AND tasks.pack = shares.pack
+              AND tasks.fair_share = shares.fair_share
+        ),
+        (
+            SELECT COALESCE(MAX(tasks.started_at), 0)
+            FROM tasks
+            WHERE tasks.started_at IS NOT NULL
+              AND tasks.pack = shares.pack
+              AND tasks.fair_share = shares.fair_share
+        )
+    FROM shares
+    WHERE shares.fair_share IS NOT NULL
+    UNION ALL
+    SELECT tasks.pack, tasks.id, TRUE, 0, 0
+    FROM tasks
+    JOIN top_priorities ON top_priorities.pack = tasks.pack AND top_priorities.priority = tasks.priority
+    WHERE tasks.id = ANY(:head_ids)
+      AND tasks.state = 'queued'
+      AND tasks.due_at <= :now
+),
+ranked (id, rank) AS (
+    SELECT id, ROW_NUMBER() OVER (PARTITION BY pack ORDER BY is_head DESC, slots_in_use, served_at, id)
+    FROM candidates
+    WHERE id IS NOT NULL
+)
+SELECT *
+FROM tasks
+WHERE id IN (SELECT id FROM ranked WHERE rank = 1)
+ORDER BY priority DESC, id;
+
+-- name: assign_fair_shares
+-- Sets the fair share of queued and running tasks to the value of a tag.
+UPDATE tasks
+SET fair_share = COALESCE(tags::json ->> :tag, '')
+WHERE state IN ('queued', 'submitting', 'submitted', 'processing')
+  AND fair_share <> COALESCE(tags::json ->> :tag, '');

@@ -1,0 +1,249 @@
+"""Tasks in a PostgreSQL store: new tasks, changes, claims, events without a task.
+
+Each write is one function for a whole group of callers.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from itertools import islice
+
+from msgspec.structs import replace
+
+from receiver.domain.bounded_dict import BoundedDict
+from receiver.domain.clock import from_micros, micros
+from receiver.domain.errors import Conflict
+from receiver.domain.model import Delivery, Event, Task, TaskState
+from receiver.store import rows
+from receiver.store.batch_members import BatchMembership
+from receiver.store.interfaces import ByToken, Change, Decide, TaskRef
+from receiver.store.item_error import ItemError
+from receiver.store.postgres.database import Connection, Reader
+from receiver.store.postgres.queries import change, fetch, fetch_value, write_rows
+from receiver.store.postgres.task_changes import APPLY, write_events
+from receiver.store.postgres.writer import WriteOp, Writer
+from receiver.store.task_calls import AddCall, AddEventsCall, ClaimTasksCall, MakeDueCall, is_key_released
+from receiver.store.unit_of_work import ApplyCall
+
+_MAX_KNOWN_TOKENS = 10_000
+
+
+class PostgresTaskStore:
+    """Tasks, in a PostgreSQL database."""
+
+    def __init__(self, writer: Writer, hot: Reader) -> None:
+        self._writer = writer
+        self._hot = hot
+        self.known_tokens: BoundedDict[bytes, None] = BoundedDict(_MAX_KNOWN_TOKENS)
+
+    async def add(
+        self,
+        task: Task,
+        intent: bytes,
+        *,
+        events: Sequence[Event] = (),
+        batch_size: int | None = None,
+        digest: bytes | None = None,
+    ) -> Task:
+        """Store a new task, or return the earlier one with its idempotency key."""
+        call = AddCall(task=task, intent=intent, events=events, batch_size=batch_size, digest=digest)
+        stored = await self._writer.execute(_ADD, call)
+        self._remember_token(stored)
+        return stored
+
+    async def request_digest(self, task_id: str) -> bytes | None:
+        """Return the digest of the request that created a task."""
+        digest: bytes | None = await self._hot.read(fetch_value, "request_digest", {"task_id": task_id})
+        return digest
+
+    async def apply(self, ref: TaskRef, decide: Decide, *, with_pending: bool = False) -> Change | None:
+        """Call *decide* with the current task and write its change."""
+        call = ApplyCall(ref=ref, decide=decide, with_pending=with_pending)
+        change = await self._writer.execute(APPLY, call)
+        if change is not None and change.task is not None and not isinstance(ref, ByToken):
+            self._remember_token(change.task)
+        return change
+
+    def _remember_token(self, task: Task) -> None:
+        if task.token_hash is not None:
+            self.known_tokens[task.token_hash] = None
+
+    async def has_live_token(self, token_hash: bytes, *, now: datetime) -> bool:
+        """Return whether an unexpired task has the token."""
+        arguments = {"token_hash": token_hash, "now": micros(now)}
+        return bool(await self._hot.read(fetch_value, "has_live_token", arguments))
+
+    async def has_verified_event(self, task_id: str) -> bool:
+        """Return whether a signature or the API has verified anything about a task."""
+        return bool(await self._hot.read(fetch_value, "has_verified_event", {"task_id": task_id}))
+
+    async def intent(self, task_id: str) -> bytes:
+        """Return the body a task was submitted with."""
+        body: bytes | None = await self._hot.read(fetch_value, "intent", {"task_id": task_id})
+        return body or b""
+
+    async def claim_tasks(
+        self,
+        states: Sequence[TaskState],
+        *,
+        now: datetime,
+        until: datetime,
+        limit: int,
+        endpoints: Sequence[str] | None = None,
+        pushes_first: bool = False,
+    ) -> Sequence[Task]:
+        """Claim up to *limit* due tasks."""
+        call = ClaimTasksCall(
+            states=states, now=now, until=until, limit=limit, endpoints=endpoints, pushes_first=pushes_first
+        )
+        return await self._writer.execute(_CLAIM_TASKS, call)
+
+    async def make_due(
+        self, states: Sequence[TaskState], *, now: datetime, before: datetime, min_gap: timedelta
+    ) -> int:
+        """Make tasks that are due before *before* due now."""
+        call = MakeDueCall(states=states, now=now, before=before, min_gap=min_gap)
+        return await self._writer.execute(_MAKE_DUE, call)
+
+    async def next_task_due(self, states: Sequence[TaskState], *, after: datetime | None = None) -> datetime | None:
+        """Return when the next task in *states* is due."""
+        arguments = {"states": states, "after": rows.micros_or_none(after)}
+        due_at: int | None = await self._hot.read(fetch_value, "next_task_due", arguments)
+        return None if due_at is None else from_micros(due_at)
+
+    async def next_queued(self, *, now: datetime, head_ids: Sequence[str] = ()) -> Sequence[Task]:
+        """Return the queued task that is next in each pack."""
+        found = await self._hot.read(fetch, "next_queued_tasks", {"now": micros(now), "head_ids": head_ids})
+        return [rows.task(row) for row in found]
+
+    async def queued_creates(self) -> Sequence[Task]:
+        """Return the queued tasks of gateway clients."""
+        return [rows.task(row) for row in await self._hot.read(fetch, "queued_creates")]
+
+    async def assign_fair_shares(self, tag: str) -> None:
+        """Set the fair share of each queued or running task to its value of *tag*."""
+        await self._writer.execute(_ASSIGN_FAIR_SHARES, tag)
+
+    async def slots_in_use(self, *, confirmed_only: bool = False) -> Mapping[str, int]:
+        """Return the slots that running tasks use, by pack."""
+        found = await self._hot.read(fetch, "slots_in_use", {"confirmed_only": confirmed_only or None})
+        return {row["pack"]: row["slots"] for row in found}
+
+    async def add_events(self, events: Sequence[Event], deliveries: Sequence[Delivery]) -> None:
+        """Store events without a task, and deliveries."""
+        await self._writer.execute(_ADD_EVENTS, AddEventsCall(events=events, deliveries=deliveries))
+
+
+async def _add(connection: Connection, group: Sequence[AddCall]) -> Sequence[Task | ItemError]:
+    keys = [call.task.idempotency_key for call in group if call.task.idempotency_key is not None]
+    names = [call.task.batch for call in group if call.task.batch is not None]
+    await _lock_names(connection, keys, names)
+    known = await _tasks_by_idempotency_key(connection, keys)
+    batches = BatchMembership(await fetch(connection, "lock_batches", {"names": names}) if names else ())
+    accepted: list[AddCall] = []
+    results: list[Task | ItemError] = []
+    for call in group:
+        key = call.task.idempotency_key
+        if key is not None and key in known:
+            if not is_key_released(known[key]):
+                results.append(known[key])
+                continue
+            await change(connection, "release_idempotency_key", {"task_id": known[key].id})
+        try:
+            batches.add(call.task, call.batch_size)
+        except Conflict as exc:
+            results.append(ItemError(exc))
+            continue
+        if key is not None:
+            known[key] = call.task
+        accepted.append(call)
+        results.append(call.task)
+    await write_rows(connection, "save_batch", batches.changed_rows())
+    await write_rows(connection, "insert_task", [rows.new_task_row(call.task) for call in accepted])
+    await write_rows(connection, "save_intent", [(call.task.id, call.intent) for call in accepted if call.intent])
+    digests = [(call.task.id, call.digest) for call in accepted if call.digest is not None]
+    await write_rows(connection, "insert_request_digest", digests)
+    await write_events(connection, [event for call in accepted for event in call.events], ())
+    return results
+
+
+async def _lock_names(connection: Connection, keys: Sequence[str], batches: Sequence[str]) -> None:
+    """Lock idempotency keys and batches, of which another node may be creating some at this moment."""
+    names = [*(f"key {key}" for key in keys), *(f"batch {name}" for name in batches)]
+    if names:
+        await fetch(connection, "lock_names", {"names": names})
+
+
+async def _tasks_by_idempotency_key(connection: Connection, keys: Sequence[str]) -> dict[str, Task]:
+    """Return the stored tasks that have some of these keys, by key."""
+    found = await fetch(connection, "tasks_by_idempotency_key", {"keys": keys}) if keys else ()
+    return {key: rows.task(row) for row in found if (key := row["idempotency_key"]) is not None}
+
+
+async def _claim(connection: Connection, group: Sequence[ClaimTasksCall]) -> Sequence[Sequence[Task]]:
+    # In sequence, because each call must see the claims of the previous ones.
+    return [await _claim_one(connection, call) for call in group]
+
+
+async def _claim_one(connection: Connection, call: ClaimTasksCall) -> Sequence[Task]:
+    due = {task.id: task for task in (*await _due_after_push(connection, call), *await _longest_due(connection, call))}
+    claimed = [replace(task, due_at=call.until) for task in islice(due.values(), call.limit)]
+    if claimed:
+        ids = [task.id for task in claimed]
+        await change(connection, "postpone_tasks", {"until": micros(call.until), "ids": ids})
+    return claimed
+
+
+async def _due_after_push(connection: Connection, call: ClaimTasksCall) -> Sequence[Task]:
+    """Return the due tasks whose next poll a push caused, if the call prefers them."""
+    if not call.pushes_first:
+        return []
+    arguments = {"states": call.states, "now": micros(call.now), "limit": call.limit}
+    return [rows.task(row) for row in await fetch(connection, "tasks_due_after_push", arguments)]
+
+
+async def _longest_due(connection: Connection, call: ClaimTasksCall) -> Sequence[Task]:
+    due: list[Task] = []
+    for state in dict.fromkeys(call.states):
+        arguments = {
+            "state": state.value,
+            "now": micros(call.now),
+            "limit": call.limit,
+            "endpoints": call.endpoints,
+        }
+        due += map(rows.task, await fetch(connection, "due_tasks", arguments))
+    return sorted(due, key=lambda task: (task.due_at, task.id))
+
+
+async def _make_due(connection: Connection, group: Sequence[MakeDueCall]) -> Sequence[int]:
+    return [
+        await change(
+            connection,
+            "make_tasks_due",
+            {
+                "states": call.states,
+                "now": micros(call.now),
+                "before": micros(call.before),
+                "min_gap": call.min_gap // timedelta(microseconds=1),
+            },
+        )
+        for call in group
+    ]
+
+
+async def _assign_fair_shares(connection: Connection, group: Sequence[str]) -> Sequence[None]:
+    for tag in group:
+        await change(connection, "assign_fair_shares", {"tag": tag})
+    return [None] * len(group)
+
+
+async def _add_events(connection: Connection, group: Sequence[AddEventsCall]) -> Sequence[None]:
+    events = [event for call in group for event in call.events]
+    await write_events(connection, events, [delivery for call in group for delivery in call.deliveries])
+    return [None] * len(group)
+
+
+_ADD: WriteOp[AddCall, Task] = WriteOp(write=_add)
+_CLAIM_TASKS: WriteOp[ClaimTasksCall, Sequence[Task]] = WriteOp(write=_claim)
+_MAKE_DUE: WriteOp[MakeDueCall, int] = WriteOp(write=_make_due)
+_ASSIGN_FAIR_SHARES: WriteOp[str, None] = WriteOp(write=_assign_fair_shares)
+_ADD_EVENTS: WriteOp[AddEventsCall, None] = WriteOp(write=_add_events)
