@@ -1,12 +1,21 @@
 """`kling-receiver alerts`: what needs an operator, and what is known already."""
 
 from typing import Annotated
-from urllib.parse import quote
 
 from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.options import CLIENT, PAGING, ClientOptions, Paging, UsageError, not_found_hint, usage_errors
+from receiver.cli.options import (
+    CLIENT,
+    PAGING,
+    SPAN,
+    ClientOptions,
+    Paging,
+    Span,
+    UsageError,
+    not_found_hint,
+    usage_errors,
+)
 from receiver.cli.value_kinds import ALERT_ID, ALERT_TYPE, TEXT
 from receiver.domain.model import Json
 
@@ -48,18 +57,24 @@ def list_(
     subject: Annotated[
         str | None, TEXT, Parameter(help="Only alerts about this route, task, event, folder or part of the account.")
     ] = None,
+    span: Span = SPAN,
     paging: Paging = PAGING,
     output: ClientOptions = CLIENT,
 ) -> int:
     """List the alerts that are not closed, newest first."""
     if past and all_:
         raise UsageError("--past and --all contradict each other.", remedy="Give only one of them.")
-    state = "closed" if past else "" if all_ else "open,acknowledged"
-    filters = {"state": state, "type": ",".join(type_ or ()), "subject": subject}
-    query = paging.query() | {name: value for name, value in filters.items() if value}
     with usage_errors(), output.connect() as client:
-        found = client.get("/api/alerts", query)
-    render.page(_COLUMNS, found, as_json=output.json, empty="No alerts.")
+        found = client.alerts(
+            state="closed" if past else "" if all_ else "open,acknowledged",
+            types=type_ or (),
+            subject=subject,
+            since=span.since,
+            until=span.until,
+            limit=paging.size,
+            cursor=paging.cursor,
+        )
+    render.page(_COLUMNS, found.raw, as_json=output.json, empty="No alerts.")
     return OK
 
 
@@ -73,7 +88,7 @@ def ack(
 ) -> int:
     """Acknowledge an alert: it stays quiet until it changes."""
     with usage_errors(), not_found_hint("alerts list"), output.connect() as client:
-        answer = client.post(f"/api/alerts/{quote(alert, safe='')}/ack", {"note": note})
+        answer = client.acknowledge_alert(alert, note=note)
     if output.json:
         render.print_json(answer)
     else:

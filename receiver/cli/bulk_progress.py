@@ -10,14 +10,16 @@ from receiver.cli.options import ClientOptions
 from receiver.cli.task_wait import NO_REASON
 from receiver.client import Task
 from receiver.client.models import FINAL_STATES
+from receiver.domain.listed_state import ListedState
 from receiver.domain.model import Json, TaskState
 
 _MAX_NAMED = 10
 _END_WORDS = {
-    TaskState.SUCCEED: "succeeded",
-    TaskState.FAILED: "failed",
-    TaskState.REJECTED: "were rejected",
-    TaskState.EXPIRED: "expired",
+    ListedState.SUCCEED: "succeeded",
+    ListedState.FAILED: "failed",
+    ListedState.REJECTED: "were rejected",
+    ListedState.CANCELLED: "were cancelled",
+    ListedState.EXPIRED: "expired",
 }
 
 
@@ -73,7 +75,7 @@ class BulkProgress:
         """Return a sentence with the number of new jobs, and of those that an earlier command submitted."""
         if not self.earlier:
             return f"{self.accepted} of {self.total} jobs submitted."
-        counts = Counter(_END_WORDS.get(TaskState(task.state), "are running") for task in self.earlier)
+        counts = Counter(_END_WORDS.get(ListedState(task.state), "are running") for task in self.earlier)
         dates = sorted((task.raw.get("created_at") or "")[:10] for task in self.earlier)
         parts = [f"{number} {words} earlier" for words, number in sorted(counts.items(), key=lambda each: -each[1])]
         parts[0] += f" ({dates[0]})" if dates[0] == dates[-1] else f" ({dates[0]} to {dates[-1]})"

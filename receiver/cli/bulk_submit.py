@@ -20,6 +20,7 @@ from receiver.cli.task_table import format_duration
 from receiver.client import Client, Event
 from receiver.client.models import FINAL_STATES
 from receiver.domain.errors import ReceiverError
+from receiver.domain.listed_state import ListedState
 from receiver.domain.model import TaskState
 
 _MAX_CONCURRENT = 16
@@ -72,7 +73,9 @@ def submit_all(jobs: Sequence[Job], options: BulkOptions) -> int:
         ) from exc
     _print_results(jobs, progress, options)
     if not options.wait:
-        rejected = [task for task in progress.tasks.values() if task.state == TaskState.REJECTED]
+        rejected = [
+            task for task in progress.tasks.values() if task.state in (ListedState.REJECTED, ListedState.CANCELLED)
+        ]
         return FAILED if rejected else OK
     done = progress.finished
     render.notice(f"{done[TaskState.SUCCEED]} succeeded, {_count_unsuccessful(done)} did not.")

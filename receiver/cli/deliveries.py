@@ -9,10 +9,12 @@ from receiver.cli import OK, render
 from receiver.cli.options import (
     CLIENT,
     PAGING,
+    SPAN,
     ClientOptions,
     DeliveryId,
     Paging,
     Reason,
+    Span,
     not_found_hint,
     usage_errors,
 )
@@ -64,13 +66,22 @@ def list_(
     route: Annotated[str | None, ROUTE, Parameter(help="Only deliveries to this route.")] = None,
     task: Annotated[str | None, TASK_ID, Parameter(help="Only deliveries of this task.")] = None,
     event: Annotated[str | None, EVENT_ID, Parameter(help="Only deliveries of this event.")] = None,
+    span: Span = SPAN,
     paging: Paging = PAGING,
     output: ClientOptions = CLIENT,
 ) -> int:
     """List deliveries, newest first."""
-    limit, cursor = paging.size, paging.cursor
     with usage_errors(), output.connect() as client:
-        found = client.deliveries(status=status or (), route=route, task=task, event=event, limit=limit, cursor=cursor)
+        found = client.deliveries(
+            status=status or (),
+            route=route,
+            task=task,
+            event=event,
+            since=span.since,
+            until=span.until,
+            limit=paging.size,
+            cursor=paging.cursor,
+        )
     render.page(COLUMNS, found.raw, as_json=output.json, empty="No deliveries.")
     return OK
 

@@ -10,9 +10,11 @@ from receiver.cli import OK, render
 from receiver.cli.options import (
     CLIENT,
     PAGING,
+    SPAN,
     ClientOptions,
     EventId,
     Paging,
+    Span,
     UsageError,
     not_found_hint,
     usage_errors,
@@ -69,14 +71,23 @@ def list_(
     task: Annotated[str | None, TASK_ID, Parameter(help="Only events of this task.")] = None,
     batch: Annotated[str | None, BATCH, Parameter(help="Only events of tasks in this batch.")] = None,
     after: Annotated[str | None, EVENT_ID, Parameter(help="Only events newer than this one, oldest first.")] = None,
+    span: Span = SPAN,
     paging: Paging = PAGING,
     output: ClientOptions = CLIENT,
 ) -> int:
     """List events, newest first."""
     _check_types(type_ or ())
-    limit, cursor = paging.size, paging.cursor
     with usage_errors(), output.connect() as client:
-        found = client.list_events(types=type_ or (), task=task, batch=batch, after=after, limit=limit, cursor=cursor)
+        found = client.list_events(
+            types=type_ or (),
+            task=task,
+            batch=batch,
+            after=after,
+            since=span.since,
+            until=span.until,
+            limit=paging.size,
+            cursor=paging.cursor,
+        )
     render.page(COLUMNS, found.raw, as_json=output.json, empty="No events.")
     return OK
 

@@ -11,7 +11,6 @@ from urllib.parse import quote
 from cyclopts import Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.columns import state_text
 from receiver.cli.options import CLIENT, ClientOptions, UsageError, not_found_hint
 from receiver.cli.value_kinds import TASK_ID
 from receiver.domain.errors import NotFound
@@ -81,7 +80,7 @@ def _fetch(client: "SyncClient", ref: str) -> Json:
 
 def _task_details(explanation: Json) -> list[tuple[str, object]]:
     task = explanation["task"]
-    fields: list[tuple[str, object]] = [("id", task.get("id")), ("state", state_text(task))]
+    fields: list[tuple[str, object]] = [("id", task.get("id")), ("state", task.get("state"))]
     fields += [(name.replace("_", " "), task.get(name)) for name in _TASK_FIELDS]
     fields.append(("created at", render.local_time(task.get("created_at"))))
     fields += [(f"tag {key}", value) for key, value in (task.get("tags") or {}).items()]

@@ -26,6 +26,7 @@ from receiver.cli.value_kinds import (
     ROUTE,
     TASK_ID,
     TEXT,
+    TIME,
     TOKEN,
     URL,
 )
@@ -170,6 +171,40 @@ class Paging:
         return {"limit": str(self.size)} | ({"cursor": self.cursor} if self.cursor else {})
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """Options for a list of what was created in a span of time."""
+
+    from_: Annotated[
+        str | None,
+        TIME,
+        Parameter(
+            name=("--from", "--since"), help='Created at or after: "2026-11-22 10:00", or "2h" for two hours ago.'
+        ),
+    ] = None
+    to: Annotated[
+        str | None, TIME, Parameter(name=("--to", "--until"), help="Created before, written as for --from.")
+    ] = None
+
+    @property
+    def since(self) -> datetime | None:
+        """The start. Raises UsageError for a span without time in it."""
+        start, end = self._parse("--from", self.from_), self.until
+        if start and end and start >= end:
+            raise UsageError("--from must be before --to.", remedy="2h means two hours ago, which is before 1h.")
+        return start
+
+    @property
+    def until(self) -> datetime | None:
+        """The end, which is excluded."""
+        return self._parse("--to", self.to)
+
+    @staticmethod
+    def _parse(option: str, text: str | None) -> datetime | None:
+        return datetime.fromisoformat(parse_time(option, text)) if text else None
+
+
 BatchFilter: TypeAlias = Annotated[str | None, BATCH, Parameter(help="Only tasks of this batch.")]
 BatchName: TypeAlias = Annotated[str, BATCH, Parameter(help="Name of the batch.")]
 DeliveryId: TypeAlias = Annotated[str, DELIVERY_ID, Parameter(help="ID of the delivery.")]
@@ -193,6 +228,7 @@ COMMON = CommonOptions()
 OUTPUT = OutputOptions()
 CLIENT = ClientOptions()
 PAGING = Paging()
+SPAN = Span()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from receiver.domain.errors import ReceiverError
+from receiver.domain.listed_state import ListedState
 from receiver.domain.model import Json
 
 if TYPE_CHECKING:
@@ -21,9 +22,7 @@ Proposal: TypeAlias = str | tuple[str, str]
 
 def states(_: "CompletionContext") -> Sequence[Proposal]:
     """Propose the states of a task."""
-    from receiver.domain.model import TaskState
-
-    return [*TaskState]
+    return [*ListedState]
 
 
 def batch_states(_: "CompletionContext") -> Sequence[Proposal]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from receiver.cli import FAILED, OK, render
 from receiver.cli.cancel import TaskSelection, all_tasks, count_text, print_tasks
-from receiver.cli.columns import TASK_COLUMNS, is_cancelled
+from receiver.cli.columns import TASK_COLUMNS
 from receiver.cli.job_file import BATCH_CLOSE_REASON
 from receiver.cli.options import ClientOptions, UsageError, usage_errors
 from receiver.client import SyncClient, Task
@@ -43,7 +43,7 @@ def retry(
 def _failed_tasks(client: SyncClient, selection: TaskSelection) -> list[Task]:
     """Return the failed and rejected tasks of the selection, without those that an operator cancelled."""
     found = all_tasks(client, selection, [TaskState.FAILED, TaskState.REJECTED])
-    return [task for task in reversed(found) if not is_cancelled(task.raw)]
+    return list(reversed(found))
 
 
 def _is_confirmed(tasks: Sequence[Task]) -> bool:

@@ -14,7 +14,8 @@ from receiver.cli.submit_body import NO_BODY, BodyOptions
 from receiver.cli.value_kinds import BATCH, DURATION, ENDPOINT, KEY, NUMBER
 from receiver.client import Task
 from receiver.domain.clock import SystemClock
-from receiver.domain.model import Json, TaskState
+from receiver.domain.listed_state import ListedState
+from receiver.domain.model import Json
 from receiver.kling.endpoints import CATALOGUE, Endpoint, resolve
 
 _TYPO = 0.9  # similarity from which an unlisted path is probably a typo of a listed one
@@ -161,7 +162,7 @@ def _report_task(task: Task, *, as_json: bool) -> int:
     from receiver.cli.task_wait import not_succeeded_error
 
     _print_task(task, as_json=as_json)
-    if task.state != TaskState.REJECTED:
+    if task.state not in (ListedState.REJECTED, ListedState.CANCELLED):
         return OK
     if as_json:
         return FAILED

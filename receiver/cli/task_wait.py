@@ -8,7 +8,8 @@ from time import perf_counter
 from receiver.cli import FAILED, INTERRUPTED, OK, render
 from receiver.client import SyncClient, Task
 from receiver.domain.errors import ReceiverError
-from receiver.domain.model import ArchiveState, TaskState
+from receiver.domain.listed_state import ListedState
+from receiver.domain.model import ArchiveState
 
 _ASSET_ALERTS = ("alert.asset_lost", "alert.asset_expiring")
 NO_REASON = "Kling gave no reason"
@@ -102,11 +103,12 @@ def not_succeeded_error(task: Task, seconds: float) -> TaskNotSucceeded:
             remedy=f"The task continues; wait again with `kling-receiver tasks wait {task.id}`.",
         )
     reason = render.clean(task.message or NO_REASON).rstrip(".")
-    return TaskNotSucceeded(f"Task {task.id} {_END_TEXT[TaskState(task.state)]}: {reason}.")
+    return TaskNotSucceeded(f"Task {task.id} {_END_TEXT[ListedState(task.state)]}: {reason}.")
 
 
 _END_TEXT = {
-    TaskState.FAILED: "failed",
-    TaskState.REJECTED: "was rejected",
-    TaskState.EXPIRED: "has expired",
+    ListedState.FAILED: "failed",
+    ListedState.REJECTED: "was rejected",
+    ListedState.CANCELLED: "was cancelled",
+    ListedState.EXPIRED: "has expired",
 }

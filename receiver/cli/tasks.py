@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.columns import TASK_COLUMNS, state_text
+from receiver.cli.columns import TASK_COLUMNS
 from receiver.cli.options import (
     CLIENT,
     PAGING,
+    SPAN,
     BatchFilter,
     ClientOptions,
     Paging,
     Reason,
+    Span,
     TagFilter,
     TaskRef,
     Timeout,
@@ -45,6 +47,7 @@ def list_(
     label: Annotated[str | None, LABEL, Parameter(help="Only tasks with this label.")] = None,
     tag: TagFilter = None,
     batch: BatchFilter = None,
+    span: Span = SPAN,
     paging: Paging = PAGING,
     output: ClientOptions = CLIENT,
 ) -> int:
@@ -57,6 +60,8 @@ def list_(
             label=label,
             tags=tags,
             batch=batch,
+            since=span.since,
+            until=span.until,
             limit=limit,
             cursor=cursor,
         )
@@ -215,7 +220,7 @@ def cost(
 def _details(found: "Task") -> list[tuple[str, object]]:
     task = found.raw
     charges = (task.get("cost") or {}).get("charges") or {}
-    fields: list[tuple[str, object]] = [("id", task.get("id")), ("state", state_text(task))]
+    fields: list[tuple[str, object]] = [("id", task.get("id")), ("state", task.get("state"))]
     fields += [(name.replace("_", " "), task.get(name)) for name in _TEXT_FIELDS]
     fields += [(f"tag {key}", value) for key, value in (task.get("tags") or {}).items()]
     fields += [(title, render.local_time(task.get(name))) for name, title in _TIME_FIELDS.items()]

@@ -3,11 +3,10 @@
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
 
 from receiver.client import event_signal
 from receiver.client.discovery import discover
@@ -22,6 +21,8 @@ from receiver.client.models import (
     TaskRefused,
     parse_object,
 )
+from receiver.client.queries import query as params
+from receiver.client.queries import quoted, span
 from receiver.client.transport import Query, Transport
 from receiver.client.watch import watch
 from receiver.domain.clock import BEFORE_ALL_EVENTS
@@ -112,7 +113,7 @@ class Client:
 
     async def task(self, ref: str) -> Task:
         """Return a task with its results, by our ID, Kling's or the external one."""
-        return Task.from_json(await self.get(f"/api/tasks/{_quoted(ref)}"))
+        return Task.from_json(await self.get(f"/api/tasks/{quoted(ref)}"))
 
     async def tasks(
         self,
@@ -122,12 +123,14 @@ class Client:
         label: str | None = None,
         tags: Mapping[str, str] | None = None,
         batch: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[Task]:
-        """List tasks, newest first, without their results."""
-        query = _query(state=state, endpoint=endpoint, label=label, batch=batch, limit=str(limit), cursor=cursor)
-        query |= _query(tag=[f"{key}:{value}" for key, value in (tags or {}).items()])
+        """List tasks, newest first, without their results. *since* and *until* limit the time of creation."""
+        query = params(state=state, endpoint=endpoint, label=label, batch=batch, limit=str(limit), cursor=cursor)
+        query |= params(tag=[f"{key}:{value}" for key, value in (tags or {}).items()]) | span(since, until)
         return Page.from_json(await self.get("/api/tasks", query), Task.from_json)
 
     async def cancel(self, ref: str, *, why: str = "") -> Task:
@@ -135,7 +138,7 @@ class Client:
 
         Raises :class:`~receiver.domain.errors.Conflict` if Kling may already have it: Kling cannot cancel tasks.
         """
-        path = f"/api/tasks/{_quoted(ref)}/cancel"
+        path = f"/api/tasks/{quoted(ref)}/cancel"
         return Task.from_json(await self._transport.post(path, {"why": why}, repeatable=True))
 
     async def retry(self, ref: str, *, why: str = "") -> Task:
@@ -143,7 +146,7 @@ class Client:
 
         Raises :class:`~receiver.domain.errors.Conflict` if the task did not fail.
         """
-        path = f"/api/tasks/{_quoted(ref)}/retry"
+        path = f"/api/tasks/{quoted(ref)}/retry"
         return Task.from_json(await self._transport.post(path, {"why": why}, repeatable=True))
 
     async def delete(self, ref: str, *, results: bool = False, dry_run: bool = False, why: str = "") -> Json:
@@ -153,7 +156,7 @@ class Client:
         Raises :class:`~receiver.domain.errors.Conflict` if the task has not ended.
         """
         query = {"results": str(results).lower(), "dry_run": str(dry_run).lower(), "why": why}
-        return await self._transport.delete(f"/api/tasks/{_quoted(ref)}", query)
+        return await self._transport.delete(f"/api/tasks/{quoted(ref)}", query)
 
     async def details(self, tasks: Sequence[Task]) -> Sequence[Task]:
         """Return tasks of a list with their results, in the same order. One that was deleted stays as it was."""
@@ -170,7 +173,7 @@ class Client:
 
     async def counts(self, *, tags: Mapping[str, str] | None = None, batch: str | None = None) -> Mapping[str, int]:
         """Count tasks by state."""
-        query = _query(batch=batch, tag=[f"{key}:{value}" for key, value in (tags or {}).items()])
+        query = params(batch=batch, tag=[f"{key}:{value}" for key, value in (tags or {}).items()])
         counts: Mapping[str, int] = (await self.get("/api/tasks/counts", query))["counts"]
         return counts
 
@@ -200,7 +203,7 @@ class Client:
 
         async def fetch(within: float | None) -> Task:
             nonlocal task_ref
-            task = Task.from_json(await self._transport.get(f"/api/tasks/{_quoted(task_ref)}", within=within))
+            task = Task.from_json(await self._transport.get(f"/api/tasks/{quoted(task_ref)}", within=within))
             task_ref = task.id  # another task may later get the same external ID
             return task
 
@@ -213,18 +216,18 @@ class Client:
 
     async def batch(self, name: str) -> Batch:
         """Return a batch by its name."""
-        return Batch.from_json(await self.get(f"/api/batches/{_quoted(name)}"))
+        return Batch.from_json(await self.get(f"/api/batches/{quoted(name)}"))
 
     async def batches(
         self, *, state: str | Sequence[str] = (), limit: int = 50, cursor: str | None = None
     ) -> Page[Batch]:
         """List batches, newest first."""
-        query = _query(state=state, limit=str(limit), cursor=cursor)
+        query = params(state=state, limit=str(limit), cursor=cursor)
         return Page.from_json(await self.get("/api/batches", query), Batch.from_json)
 
     async def close_batch(self, name: str, *, why: str = "") -> Batch:
         """Close a batch: it accepts no more tasks, and is finished when all its tasks are. Idempotent."""
-        path = f"/api/batches/{_quoted(name)}/close"
+        path = f"/api/batches/{quoted(name)}/close"
         return Batch.from_json(await self._transport.post(path, {"why": why}, repeatable=True))
 
     async def wait_for_batch(self, name: str, *, timeout: timedelta | float | None = None) -> Batch:  # noqa: ASYNC109 -- as for wait
@@ -247,7 +250,7 @@ class Client:
         """Yield the batch now and after each change of its counts, until it is finished or *timeout* has passed."""
 
         async def fetch(within: float | None) -> Batch:
-            return Batch.from_json(await self._transport.get(f"/api/batches/{_quoted(name)}", within=within))
+            return Batch.from_json(await self._transport.get(f"/api/batches/{quoted(name)}", within=within))
 
         def signal_for(_: Batch) -> AbstractAsyncContextManager[EventSignal]:
             return self._signals.signal(lambda event: event["type"] == "batch.finished")
@@ -263,15 +266,11 @@ class Client:
 
         Amounts are text; read them with :class:`decimal.Decimal`.
         """
-        bounds = {"from": since, "to": until}
-        query = {name: at.astimezone(UTC).isoformat() for name, at in bounds.items() if at is not None}
-        return await self.get("/api/costs", {"by": by, **query})
+        return await self.get("/api/costs", {"by": by, **span(since, until)})
 
     async def check_costs(self, *, since: datetime | None = None, until: datetime | None = None) -> Json:
         """Compare Kling's ledgers with the stored costs; by default for the last 30 days. May take minutes."""
-        bounds = {"from": since, "to": until}
-        body = {name: at.astimezone(UTC).isoformat() for name, at in bounds.items() if at is not None}
-        return await self._transport.post("/api/costs/check", body, seconds=_LEDGER_SECONDS)
+        return await self._transport.post("/api/costs/check", span(since, until), seconds=_LEDGER_SECONDS)
 
     async def events(
         self, *, types: str | Sequence[str] = (), task: str | None = None, after: str | None = None
@@ -281,7 +280,7 @@ class Client:
         A broken connection is resumed, and each event is yielded once. Raises ServiceUnreachable if the service is down
         for longer than the client's outage tolerance. To continue, pass the ID of the last event as *after*.
         """
-        query = _query(type=types, task=task)
+        query = params(type=types, task=task)
         last = after or await self._newest_event_id(query)
         outage = self._transport.outage_timer()
         while True:
@@ -308,7 +307,7 @@ class Client:
 
     async def event_body(self, event_id: str) -> bytes:
         """Return one event in exactly the bytes that destinations receive."""
-        return await self._transport.get_bytes(f"/api/events/{_quoted(event_id)}")
+        return await self._transport.get_bytes(f"/api/events/{quoted(event_id)}")
 
     async def list_events(
         self,
@@ -317,11 +316,14 @@ class Client:
         task: str | None = None,
         batch: str | None = None,
         after: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[Event]:
         """List past events, newest first; with *after*, those after an event, oldest first."""
-        query = _query(type=types, task=task, batch=batch, after=after, limit=str(limit), cursor=cursor)
+        query = params(type=types, task=task, batch=batch, after=after, limit=str(limit), cursor=cursor)
+        query |= span(since, until)
         return Page.from_json(await self.get("/api/events", query), Event.from_json)
 
     async def deliveries(
@@ -331,16 +333,46 @@ class Client:
         route: str | None = None,
         task: str | None = None,
         event: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[Json]:
         """List deliveries, newest first."""
-        query = _query(status=status, route=route, task=task, event=event, limit=str(limit), cursor=cursor)
+        query = params(status=status, route=route, task=task, event=event, limit=str(limit), cursor=cursor)
+        query |= span(since, until)
         return Page.from_json(await self.get("/api/deliveries", query), dict)
 
     async def delivery(self, delivery_id: str) -> Json:
         """Return one delivery and its attempts."""
-        return await self.get(f"/api/deliveries/{_quoted(delivery_id)}")
+        return await self.get(f"/api/deliveries/{quoted(delivery_id)}")
+
+    async def alerts(
+        self,
+        *,
+        state: str | Sequence[str] = (),
+        types: str | Sequence[str] = (),
+        subject: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[Json]:
+        """List alerts, newest first: with cause, remedy, since when and how often."""
+        query = params(state=state, type=types, subject=subject, limit=str(limit), cursor=cursor)
+        return Page.from_json(await self.get("/api/alerts", query | span(since, until)), dict)
+
+    async def alert(self, alert_id: str) -> Json:
+        """Return one alert."""
+        return await self.get(f"/api/alerts/{quoted(alert_id)}")
+
+    async def acknowledge_alert(self, alert_id: str, *, note: str = "") -> Json:
+        """Acknowledge an alert, so that it stays quiet until it changes. Idempotent.
+
+        Raises :class:`~receiver.domain.errors.Conflict` if it is closed.
+        """
+        path = f"/api/alerts/{quoted(alert_id)}/ack"
+        return await self._transport.post(path, {"note": note}, repeatable=True)
 
     async def get(self, path: str, query: Query | None = None) -> Json:
         """Return an object of the API; ``/openapi.json`` lists the paths."""
@@ -354,14 +386,6 @@ class Client:
         """Return the ID after which only events from now on follow."""
         page = Page.from_json(await self.get("/api/events", {**query, "limit": "1"}), Event.from_json)
         return page.items[0].id if page.items else BEFORE_ALL_EVENTS
-
-
-def _query(**values: str | Sequence[str] | None) -> dict[str, str | Sequence[str]]:
-    return {name: value for name, value in values.items() if value}
-
-
-def _quoted(ref: str) -> str:
-    return quote(ref, safe="")
 
 
 def _seconds(duration: timedelta | float | None) -> float | None:

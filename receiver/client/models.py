@@ -14,9 +14,18 @@ from receiver.domain.api_schema import tasks as api
 from receiver.domain.api_schema.tasks import TASK_REFUSED
 from receiver.domain.batches import BatchState
 from receiver.domain.errors import Conflict, InvalidRequest, NotFound, ReceiverError, RequestFailed, UnknownRoute
+from receiver.domain.listed_state import ListedState
 from receiver.domain.model import ArchiveState, Json, TaskState
 
-FINAL_STATES = frozenset((TaskState.SUCCEED, TaskState.FAILED, TaskState.REJECTED, TaskState.EXPIRED))
+FINAL_STATES = frozenset(
+    (
+        ListedState.SUCCEED,
+        ListedState.FAILED,
+        ListedState.REJECTED,
+        ListedState.CANCELLED,
+        ListedState.EXPIRED,
+    )
+)
 
 _ERROR_BY_CODE: Mapping[str, type[ReceiverError]] = {
     error.code: error for error in (InvalidRequest, UnknownRoute, NotFound, Conflict)

@@ -167,5 +167,8 @@ class SyncClient:
     list_events = _blocking(Client.list_events)
     deliveries = _blocking(Client.deliveries)
     delivery = _blocking(Client.delivery)
+    alerts = _blocking(Client.alerts)
+    alert = _blocking(Client.alert)
+    acknowledge_alert = _blocking(Client.acknowledge_alert)
     get = _blocking(Client.get)
     post = _blocking(Client.post)

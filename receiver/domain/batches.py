@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from receiver.domain.model import Task, TaskState
+from receiver.domain.listed_state import ListedState
+from receiver.domain.model import Task
 
 
 class BatchState(StrEnum):
@@ -46,7 +47,7 @@ class BatchView:
     """A batch and the number of its tasks in each state."""
 
     batch: Batch
-    counts: Mapping[TaskState, int]
+    counts: Mapping[ListedState, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,5 +63,5 @@ class FinishedBatch:
     """A batch whose tasks are all finished, and the first of its tasks."""
 
     batch: Batch
-    counts: Mapping[TaskState, int]
+    counts: Mapping[ListedState, int]
     tasks: Sequence[FinishedTask]

@@ -8,12 +8,12 @@ from typing import Any, TypeAlias
 import msgspec
 
 from receiver.domain.costs import Cost
+from receiver.domain.listed_state import ListedState
 from receiver.domain.results import has_result, without_queries
 
 Json: TypeAlias = dict[str, Any]
 
-ALERT_PREFIX = "alert."
-"""The start of the type of every alert."""
+ALERT_PREFIX = "alert."  # the start of the type of every alert
 
 
 class TaskState(StrEnum):
@@ -188,6 +188,11 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     due_at: datetime | None = None
     expires_at: datetime | None = None
 
+    @property
+    def listed_state(self) -> ListedState:
+        """The state as lists show it."""
+        return ListedState.CANCELLED if self.end_reason is EndReason.CANCELLED else ListedState(self.state.value)
+
 
 class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     """What a body of either API reports about a task, as far as it could be parsed.
@@ -314,8 +319,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """One try at a delivery, and its result.
 
     ``code`` is an HTTP status or an exit code, None if there was neither.
-    ``reason`` is a sentence that an operator can act on. ``excerpt`` is the start of the response or the end of the
-    output.
+    ``reason`` is a sentence for an operator. ``excerpt`` is the start of the response or the end of the output.
     """
 
     delivery_id: str

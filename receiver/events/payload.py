@@ -12,6 +12,7 @@ import msgspec
 
 from receiver.domain.batches import Batch, BatchState
 from receiver.domain.clock import iso
+from receiver.domain.listed_state import ListedState
 from receiver.domain.model import Asset, Event, Json, Source, Task, TaskState, Verification
 
 MAX_RESULTS = 100
@@ -66,7 +67,7 @@ def task_data(
 
 
 def batch_data(
-    batch: Batch, counts: Mapping[TaskState, int], tasks: Sequence[tuple[Task, bytes]], *, at: datetime
+    batch: Batch, counts: Mapping[ListedState, int], tasks: Sequence[tuple[Task, bytes]], *, at: datetime
 ) -> Json:
     """Return the ``data`` of a batch's ``batch.finished`` event.
 
@@ -75,7 +76,7 @@ def batch_data(
     """
     listed = _tasks_that_fit(tasks)
     left_out = sum(counts.values()) - len(listed)
-    ends = [f"{counts[state]} {state}" for state in TaskState if state in counts]
+    ends = [f"{counts[state]} {state}" for state in ListedState if state in counts]
     return {
         "status": "finished",
         "message": f"Batch {batch.name} is finished: {', '.join(ends)}.",
@@ -86,14 +87,14 @@ def batch_data(
     }
 
 
-def batch_summary(batch: Batch, counts: Mapping[TaskState, int]) -> Json:
+def batch_summary(batch: Batch, counts: Mapping[ListedState, int]) -> Json:
     """Return a batch's state and the number of its tasks in each state."""
     return {
         "name": batch.name,
         "state": batch.state.value,
         "size": batch.size,
         "tasks": batch.task_count,
-        "counts": {state.value: counts[state] for state in TaskState if state in counts},
+        "counts": {state.value: counts[state] for state in ListedState if state in counts},
         "created_at": iso(batch.created_at),
         "closed_at": None if batch.closed_at is None else iso(batch.closed_at),
         "finished_at": None if batch.finished_at is None else iso(batch.finished_at),
@@ -114,7 +115,7 @@ def _finished_task(task: Task, event_json: bytes) -> Json:
     data = json.loads(event_json)["data"] if event_json else {}
     return {
         **task_summary(task),
-        "state": task.state.value,
+        "state": task.listed_state.value,
         "message": task.message,
         "result": data.get("result", {}),
         "assets": data.get("assets", []),

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from receiver.domain.batches import Batch
 from receiver.domain.clock import Ids, iso
+from receiver.domain.listed_state import ListedState
 from receiver.domain.model import Asset, Event, Json, Origin, Source, Task, TaskState, Verification
 from receiver.events.payload import batch_data, envelope, task_data, task_summary, with_assets
 
@@ -111,7 +112,7 @@ def _event(event_id: str, type_: str, data: Json, at: datetime) -> Event:
 
 def _batch(task: Task, at: datetime) -> Json:
     batch = Batch(name="test", id="bat_test", created_at=at, size=1, task_count=1, closed_at=at, finished_at=at)
-    data = batch_data(batch, {TaskState.SUCCEED: 1}, [(task, b"")], at=at)
+    data = batch_data(batch, {ListedState.SUCCEED: 1}, [(task, b"")], at=at)
     return {**data, "tasks": [{**each, "batch": "test"} for each in data["tasks"]]}
 
 

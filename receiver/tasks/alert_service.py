@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -44,11 +44,15 @@ class AlertService:
         states: Sequence[AlertState] = (),
         types: Sequence[str] = (),
         subject: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[TrackedAlert]:
         """List alerts, newest first."""
-        return await self._store.list(states=states, types=types, subject=subject, limit=limit, cursor=cursor)
+        return await self._store.list(
+            states=states, types=types, subject=subject, since=since, until=until, limit=limit, cursor=cursor
+        )
 
     async def find(self, alert_id: str) -> TrackedAlert:
         """Return an alert. Raises NotFound."""

@@ -13,7 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from receiver.domain.batches import BatchState
 from receiver.domain.costs import CostGrouping
-from receiver.domain.model import DeliveryStatus, TaskState
+from receiver.domain.listed_state import ListedState
+from receiver.domain.model import DeliveryStatus
 from receiver.domain.tracked_alerts import AlertState
 from receiver.events.samples import sample_names
 from receiver.submission.request import MAX_PRIORITY
@@ -97,6 +98,15 @@ class PageQuery(Query):
     """The previous page's `next`."""
 
 
+class TimeQuery(PageQuery):
+    """The parameters of a list of what happened over time."""
+
+    from_: Annotated[types.OptionalTimestamp, Field(alias="from")] = None
+    """Created at or after this time."""
+    to: types.OptionalTimestamp = None
+    """Created before this time."""
+
+
 class TaskCountQuery(Query):
     """Which tasks to count."""
 
@@ -106,10 +116,10 @@ class TaskCountQuery(Query):
     """Only this batch."""
 
 
-class TaskQuery(TaskCountQuery, PageQuery):
+class TaskQuery(TaskCountQuery, TimeQuery):
     """Which tasks to list."""
 
-    state: CommaSeparated[Annotated[TaskState, types.one_of(TaskState)]] = ()
+    state: CommaSeparated[Annotated[ListedState, types.one_of(ListedState)]] = ()
     """Only these states."""
     endpoint: str | None = None
     """Only this endpoint."""
@@ -157,7 +167,7 @@ class StreamQuery(Query):
     """Only this task, by any of its IDs."""
 
 
-class EventQuery(PageQuery):
+class EventQuery(TimeQuery):
     """Which events to list."""
 
     type: CommaSeparated[str] = ()
@@ -170,7 +180,7 @@ class EventQuery(PageQuery):
     """Only events newer than the one with this ID."""
 
 
-class DeliveryQuery(PageQuery):
+class DeliveryQuery(TimeQuery):
     """Which deliveries to list."""
 
     status: CommaSeparated[Annotated[DeliveryStatus, types.one_of(DeliveryStatus)]] = ()
@@ -183,7 +193,7 @@ class DeliveryQuery(PageQuery):
     """Only this event."""
 
 
-class AlertQuery(PageQuery):
+class AlertQuery(TimeQuery):
     """Which alerts to list."""
 
     state: CommaSeparated[Annotated[AlertState, types.one_of(AlertState)]] = ()

@@ -6,8 +6,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime, timedelta
 
 from receiver import __version__
+from receiver.domain.listed_state import ListedState
 from receiver.domain.metrics import OTHER, Counter, Gauge, Labels, Metrics
-from receiver.domain.model import DeliveryStatus, TaskState
+from receiver.domain.model import DeliveryStatus
 from receiver.store.interfaces import StoreSnapshot, Total
 
 SlotLimits = Callable[[], Mapping[Labels, int]]
@@ -39,7 +40,7 @@ def slots(snapshot: StoreSnapshot, limits: Mapping[Labels, int]) -> Gauge:
 def gauges(snapshot: StoreSnapshot, metrics: Metrics, routes: Collection[str], now: datetime) -> Iterator[Gauge]:
     """Yield the gauges of the store's state. A value that could not be read is missing."""
     if snapshot.tasks is not None:
-        counts: dict[Labels, float] = {(state.value,): snapshot.tasks.get(state.value, 0) for state in TaskState}
+        counts: dict[Labels, float] = {(state.value,): snapshot.tasks.get(state.value, 0) for state in ListedState}
         yield Gauge(name="tasks", text="Stored tasks, by state.", labels=("state",), values=counts)
     yield from _backlog(snapshot, metrics, routes, now)
     if snapshot.route_states is not None:

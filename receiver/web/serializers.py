@@ -96,7 +96,7 @@ def task_json(task: Task) -> tasks.Task:
     """Return a task as JSON."""
     return tasks.Task(
         id=task.id,
-        state=task.state.value,
+        state=task.listed_state.value,
         endpoint=task.endpoint,
         label=task.label,
         tags=dict(task.tags),

@@ -36,9 +36,9 @@ def make_known(**changes: object) -> Json:
 @pytest.mark.parametrize(
     ("options", "query"),
     [
-        ([], "limit=50&state=open%2Cacknowledged"),
-        (["--past"], "limit=50&state=closed"),
-        (["--all", "--subject", "app", "--type", "alert.account"], "limit=50&type=alert.account&subject=app"),
+        ([], "state=open%2Cacknowledged&limit=50"),
+        (["--past"], "state=closed&limit=50"),
+        (["--all", "--subject", "app", "--type", "alert.account"], "type=alert.account&subject=app&limit=50"),
     ],
 )
 def test_alerts_list_shows_what_is_not_closed_unless_asked(

@@ -16,7 +16,7 @@ def a_queued_task(number: int, **changes: object) -> dict[str, object]:
 def allow_cancel(service: FakeService, *tasks: dict[str, object]) -> None:
     for task in tasks:
         service.answer(f"/api/tasks/{task['id']}", task)
-        service.answer(f"/api/tasks/{task['id']}/cancel", task | {"state": "rejected", "message": "cancelled by me."})
+        service.answer(f"/api/tasks/{task['id']}/cancel", task | {"state": "cancelled", "message": "cancelled by me."})
 
 
 def refuse_cancel(service: FakeService, task: dict[str, object]) -> None:

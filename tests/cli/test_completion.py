@@ -37,7 +37,7 @@ def proposals(line: str, config: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("tasks list --state", {"queued": "", "succeed": ""}),
+        ("tasks list --state", {"queued": "", "succeed": "", "cancelled": ""}),
         ("tasks list --endpoint", {"images/multi-image2image": ""}),
         ("submit", {"videos/text2video": ""}),
         ("tasks show", {"tsk_one": "processing images/multi-image2image spring"}),

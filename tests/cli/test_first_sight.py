@@ -28,7 +28,7 @@ def test_a_healthy_route_is_ok(service: FakeService, config: Path, capsys: pytes
 def test_a_cancelled_task_is_not_listed_as_rejected(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tasks = [make_task(state="rejected", message="cancelled by anna."), make_task(state="rejected", message="no")]
+    tasks = [make_task(state="cancelled", message="cancelled by anna."), make_task(state="rejected", message="no")]
     service.answer("/api/tasks", {"items": tasks, "next": None})
 
     assert main(["tasks", "list", "--config", str(config)]) == 0

@@ -124,7 +124,7 @@ def test_a_task_shows_its_results(service: FakeService, config: Path, capsys: py
 def test_cancelled_is_a_state_of_its_own(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    task = make_task(state="rejected", message="cancelled by alice")
+    task = make_task(state="cancelled", message="cancelled by alice")
     service.answer("/api/tasks", {"items": [task], "next": None})
     service.answer("/api/tasks/tsk_one", task)
 

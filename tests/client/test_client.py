@@ -217,7 +217,7 @@ async def test_what_waits_is_cancelled_and_what_kling_has_is_not(web: WebApp) ->
         cancelled = await client.cancel(waiting.id, why="a typo")
         again = await client.cancel(waiting.id)
 
-        assert (cancelled.state, cancelled.is_finished) == ("rejected", True)
+        assert (cancelled.state, cancelled.is_finished) == ("cancelled", True)
         assert (again.state, again.message) == (cancelled.state, cancelled.message)
         story = await client.get(f"/api/tasks/{waiting.id}/explain")
         assert [(action["verb"], action["why"]) for action in story["actions"]] == [("task.cancelled", "a typo")]

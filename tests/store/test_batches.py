@@ -10,6 +10,7 @@ from store.conftest import Opener, Store, decide_always
 from receiver.domain.audit import AuditEntry
 from receiver.domain.batches import BatchState, BatchView, FinishedBatch
 from receiver.domain.errors import Conflict
+from receiver.domain.listed_state import ListedState
 from receiver.domain.model import ArchiveState, Task, TaskState
 from receiver.events.factory import RoutedEvent
 from receiver.store.interfaces import ArchiveUpdate, ById, Change, RetentionTarget
@@ -76,7 +77,7 @@ async def test_the_first_task_creates_a_batch_and_all_are_counted(store: Store, 
     assert first.batch == "b1"
     assert (view.batch.task_count, view.batch.size, view.batch.state) == (2, None, BatchState.OPEN)
     assert (view.batch.created_at, view.batch.closed_at) == (at(1), None)
-    assert view.counts == {TaskState.SUBMITTED: 1, TaskState.QUEUED: 1}
+    assert view.counts == {ListedState.SUBMITTED: 1, ListedState.QUEUED: 1}
     assert [task.id for task in (await store.catalog.tasks(batch="b1")).items] == ["tsk_2", "tsk_1"]
     assert await batches.find("b2") is None
 
@@ -204,7 +205,7 @@ async def test_a_batch_is_finished_once_with_all_its_tasks(store: Store, batches
 
     assert [each is not None for each in said] == [True, False, False, False]
     [end] = make_event.ends
-    assert end.counts == {TaskState.SUCCEED: 1, TaskState.FAILED: 1, TaskState.EXPIRED: 1}
+    assert end.counts == {ListedState.SUCCEED: 1, ListedState.FAILED: 1, ListedState.EXPIRED: 1}
     assert [(each.task.id, each.envelope) for each in end.tasks] == [("tsk_1", b"one"), ("tsk_2", b"two")]
     view = await find_batch(batches)
     assert (view.batch.state, view.batch.finished_at, view.batch.event_id) == (
@@ -225,7 +226,7 @@ async def test_a_late_success_does_not_change_the_batch_event(store: Store, batc
     await finish_task(store, 1, TaskState.SUCCEED)
 
     assert await batches.list_complete() == []
-    assert (await find_batch(batches)).counts == {TaskState.SUCCEED: 1}
+    assert (await find_batch(batches)).counts == {ListedState.SUCCEED: 1}
 
 
 async def test_a_failing_make_event_leaves_the_batch_unchanged(store: Store, batches: BatchStore) -> None:

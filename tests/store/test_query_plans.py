@@ -34,6 +34,8 @@ HOT: dict[str, dict[str, Any]] = {
     "task_by_external_id": {"ref": "x"},
     "pushes_of_task": {"task_id": "x"},
     "count_tasks": {},
+    "count_cancelled_tasks": {},
+    "cancelled_in_batches": {"names": "[]"},
     "list_tasks": {"cursor": "x", "limit": 1},
     "list_events": {"task_id": "x", "limit": 1},
     "events_after": {"after": "x", "limit": 1},

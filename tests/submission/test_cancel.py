@@ -95,7 +95,7 @@ async def test_a_batch_does_not_wait_for_a_cancelled_task(tmp_path: Path) -> Non
         await system.advance(5)
 
         assert "batch.finished" in await system.event_types()
-        assert (await system.batch_service.find("spring")).counts == {"succeed": 1, "rejected": 1}
+        assert (await system.batch_service.find("spring")).counts == {"succeed": 1, "cancelled": 1}
 
 
 async def test_cancelling_a_large_head_task_unblocks_the_queue(tmp_path: Path) -> None:

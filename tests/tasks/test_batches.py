@@ -15,6 +15,7 @@ from harness.task_system import IdleClock, TaskSystem, a_task_system
 
 from receiver.domain.batches import Batch, BatchState, BatchView
 from receiver.domain.errors import Conflict, NotFound, StoreUnavailable
+from receiver.domain.listed_state import ListedState
 from receiver.domain.model import ArchiveState, Json, Source, TaskState, Verification
 from receiver.events.payload import MAX_BATCH_BYTES, MAX_BATCH_TASKS, batch_data, envelope, task_data
 from receiver.settings import CallbackSettings, RouteSettings, Verify, WebhookSettings
@@ -264,7 +265,7 @@ def test_the_event_of_a_large_batch_links_to_the_other_tasks() -> None:
     event_json = _envelope({"images": [{"url": "https://cdn.example.com/" + "x" * 100}]})
     tasks = [(a_task(id=f"tsk_{n:05}", state=TaskState.SUCCEED), event_json) for n in range(MAX_BATCH_TASKS)]
 
-    data = batch_data(batch, {TaskState.SUCCEED: 10_000}, tasks, at=at(9))
+    data = batch_data(batch, {ListedState.SUCCEED: 10_000}, tasks, at=at(9))
 
     assert len(data["tasks"]) == MAX_BATCH_TASKS
     assert (data["left_out"], data["batch"]["counts"]) == (10_000 - MAX_BATCH_TASKS, {"succeed": 10_000})
@@ -275,7 +276,7 @@ def test_the_event_of_a_batch_is_limited_in_size() -> None:
     event_json = _envelope({"images": [{"url": "https://cdn.example.com/" + "x" * 5_000}] * 9})
     tasks = [(a_task(id=f"tsk_{n:05}", state=TaskState.SUCCEED), event_json) for n in range(MAX_BATCH_TASKS)]
 
-    data = batch_data(_a_view().batch, {TaskState.SUCCEED: MAX_BATCH_TASKS}, tasks, at=at(9))
+    data = batch_data(_a_view().batch, {ListedState.SUCCEED: MAX_BATCH_TASKS}, tasks, at=at(9))
 
     assert 10 < len(data["tasks"]) < MAX_BATCH_TASKS
     assert len(json.dumps(data)) < MAX_BATCH_BYTES + 10_000

@@ -10,7 +10,7 @@ from receiver.web.api_requests import SubmitRequest
 
 TASK = {"endpoint": "images/multi-image2image", "body": {"prompt": "x"}}
 SECRET = "whsec_CANARY"
-STATES = "awaiting, expired, failed, processing, queued, rejected, submitted, submitting, succeed"
+STATES = "awaiting, cancelled, expired, failed, processing, queued, rejected, submitted, submitting, succeed"
 UNKNOWN_MEMBER = f"Unknown member 'callback_url'. Expected: {', '.join(sorted(SubmitRequest.model_fields))}."
 
 
@@ -33,7 +33,7 @@ async def detail(web: WebApp, method: str, path: str, body: Any = None) -> str:
         ("tag=a:1&tag=a:2", "'tag' must be given only once for each key; found a list of length 2."),
         (
             "sate=queued",
-            "Unknown query parameter 'sate'. Expected: batch, cursor, endpoint, label, limit, state, tag.",
+            "Unknown query parameter 'sate'. Expected: batch, cursor, endpoint, from, label, limit, state, tag, to.",
         ),
     ],
 )

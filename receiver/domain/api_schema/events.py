@@ -27,6 +27,7 @@ from receiver.domain.api_schema.alert_data import (
 from receiver.domain.api_schema.json_object import JsonObject, SparseObject, Timestamp
 from receiver.domain.api_schema.reports import ReportEvent
 from receiver.domain.api_schema.tasks import Assets, BatchSummary, Results, TaskSummary
+from receiver.domain.listed_state import ListedState
 from receiver.domain.model import Json, Source, TaskState, Verification
 
 
@@ -54,7 +55,7 @@ class TaskData(SparseObject):
 class FinishedTask(TaskSummary):
     """A finished task of a batch, with its results."""
 
-    state: TaskState
+    state: ListedState
     message: str
     result: Results
     assets: Assets

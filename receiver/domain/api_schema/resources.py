@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from receiver.domain.api_schema.json_object import JsonObject, SchemaOf, SparseObject, Timestamp, Url
 from receiver.domain.api_schema.tasks import SubmittedTask, Task
+from receiver.domain.listed_state import ListedState
 from receiver.domain.model import (
     DeliveryStatus,
     Generation,
@@ -13,7 +14,6 @@ from receiver.domain.model import (
     Json,
     PushOutcome,
     Source,
-    TaskState,
     Verification,
 )
 from receiver.domain.replays import ReplayState
@@ -48,7 +48,7 @@ class TaskRefused(Problem):
 class TaskCounts(JsonObject):
     """The number of tasks in each state."""
 
-    counts: Mapping[TaskState, int]
+    counts: Mapping[ListedState, int]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 from receiver.domain.api_schema.json_object import Amount, JsonObject, SchemaOf, SparseObject, Timestamp, Url
 from receiver.domain.batches import BatchState
-from receiver.domain.model import ArchiveState, Json, Origin, TaskState, Verification
+from receiver.domain.listed_state import ListedState
+from receiver.domain.model import ArchiveState, Json, Origin, Verification
 
 TASK_REFUSED = "task_refused"
 """The ``code`` of the error of a submit that Kling refused."""
@@ -51,7 +52,7 @@ class Task(JsonObject):
     """A task."""
 
     id: str
-    state: Annotated[str, SchemaOf(TaskState)]
+    state: Annotated[str, SchemaOf(ListedState)]
     endpoint: str | None = None
     label: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -119,7 +120,7 @@ class BatchSummary(JsonObject):
     """Declared number of tasks."""
     tasks: int
     """Number of tasks so far."""
-    counts: Annotated[Mapping[str, int], SchemaOf(dict[TaskState, int])] = field(default_factory=dict)
+    counts: Annotated[Mapping[str, int], SchemaOf(dict[ListedState, int])] = field(default_factory=dict)
     """Number of tasks in each state that has any."""
     created_at: Annotated[str | None, SchemaOf(Timestamp)] = None
     closed_at: Timestamp | None = None

@@ -22,10 +22,12 @@ class AlertStore(Protocol):
         states: Sequence[AlertState] = (),
         types: Sequence[str] = (),
         subject: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[TrackedAlert]:
-        """List alerts, newest first."""
+        """List alerts, newest first. *since* and *until* limit the time of the first report; *until* is excluded."""
         ...
 
     async def find(self, alert_id: str) -> TrackedAlert | None:

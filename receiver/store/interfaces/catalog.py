@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
 from receiver.domain.audit import AuditEntry
+from receiver.domain.listed_state import ListedState
 from receiver.domain.model import Attempt, Delivery, DeliveryStatus, Event, Push, Task, TaskState
 
 T = TypeVar("T")
@@ -47,19 +48,21 @@ class Catalog(Protocol):
     async def tasks(
         self,
         *,
-        states: Sequence[TaskState] = (),
+        states: Sequence[TaskState | ListedState] = (),
         endpoint: str | None = None,
         label: str | None = None,
         tags: Mapping[str, str] | None = None,
         batch: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[Task]:
-        """List tasks, newest first."""
+        """List tasks, newest first. *since* and *until* limit the time of creation; *until* is excluded."""
         ...
 
     async def counts(self, *, tags: Mapping[str, str] | None = None, batch: str | None = None) -> Mapping[str, int]:
-        """Count tasks by state."""
+        """Count tasks by listed state."""
         ...
 
     async def pushes(self, task_id: str) -> Sequence[Push]:
@@ -77,12 +80,14 @@ class Catalog(Protocol):
         task_id: str | None = None,
         batch: str | None = None,
         after: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[Event]:
         """List events, newest first. With *after*, an event id, list those committed after it, in that order.
 
-        *batch* limits the list to events of the batch's tasks.
+        *batch* limits the list to events of the batch's tasks, *since* and *until* as for tasks.
         """
         ...
 
@@ -97,10 +102,12 @@ class Catalog(Protocol):
         route: str | None = None,
         task_id: str | None = None,
         event_id: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[DeliveryView]:
-        """List deliveries, newest first."""
+        """List deliveries, newest first. *since* and *until* as for tasks."""
         ...
 
     async def attempts(self, delivery_id: str) -> Sequence[Attempt]:

@@ -6,7 +6,8 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Generic, Protocol, TypeVar
 
-from receiver.domain.model import Attempt, DeliveryStatus, Event, Task, TaskState
+from receiver.domain.listed_state import ListedState
+from receiver.domain.model import Attempt, DeliveryStatus, Event, Task
 from receiver.store.interfaces.catalog import DeliveryView
 
 T = TypeVar("T")
@@ -29,7 +30,7 @@ class TaskSearch:
     """Which tasks to find; every given condition must match. *text* is part of an id, the label or the prompt."""
 
     text: str = ""
-    states: Sequence[TaskState] = ()
+    states: Sequence[ListedState] = ()
     endpoint: str | None = None
     label: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)

@@ -14,7 +14,7 @@ from receiver.store import rows
 from receiver.store.alert_rows import alert_row, read_alert, reported, silenced
 from receiver.store.interfaces import Page
 from receiver.store.sqlite import catalog
-from receiver.store.sqlite.catalog import decode_cursor, json_list
+from receiver.store.sqlite.catalog import decode_cursor, json_list, time_bounds
 from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import change_audited, sql
 from receiver.store.sqlite.writer import WriteOp, Writer
@@ -35,6 +35,8 @@ class SqliteAlertStore:
         states: Sequence[AlertState] = (),
         types: Sequence[str] = (),
         subject: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[TrackedAlert]:
@@ -43,6 +45,7 @@ class SqliteAlertStore:
             "states": json_list(states),
             "types": json_list(types),
             "subject": subject,
+            **time_bounds("alr", since, until),
             "cursor": decode_cursor(cursor, prefix="alr"),
         }
         return await self._lists.read(catalog.page, "list_alerts", filters, limit=limit, read=read_alert)

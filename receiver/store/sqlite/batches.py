@@ -9,7 +9,7 @@ from datetime import datetime
 from receiver.domain.audit import AuditEntry
 from receiver.domain.batches import Batch, BatchState, BatchView, FinishedBatch, FinishedTask
 from receiver.domain.clock import micros
-from receiver.domain.model import TaskState
+from receiver.domain.listed_state import ListedState
 from receiver.events.factory import RoutedEvent
 from receiver.store import rows
 from receiver.store.batch_members import read_batch
@@ -92,10 +92,12 @@ def _page(connection: sqlite3.Connection, arguments: Mapping[str, object], *, li
     return Page(items=[BatchView(batch=each, counts=counts[each.name]) for each in found.items], next=found.next)
 
 
-def _counts(connection: sqlite3.Connection, names: Sequence[str]) -> Mapping[str, Mapping[TaskState, int]]:
-    counts: dict[str, dict[TaskState, int]] = {name: {} for name in names}
+def _counts(connection: sqlite3.Connection, names: Sequence[str]) -> Mapping[str, Mapping[ListedState, int]]:
+    counts: dict[str, dict[ListedState, int]] = {name: {} for name in names}
     for row in connection.execute(sql("batch_states"), {"names": json.dumps(names)}):
-        counts[row["batch"]][TaskState(row["state"])] = row["tasks"]
+        counts[row["batch"]][ListedState(row["state"])] = row["tasks"]
+    for row in connection.execute(sql("cancelled_in_batches"), {"names": json.dumps(names)}):
+        catalog.set_cancelled_apart(counts[row["batch"]], row["tasks"])
     return counts
 
 

@@ -9,11 +9,12 @@ import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from receiver.domain.audit import AuditEntry
-from receiver.domain.clock import from_micros, micros
+from receiver.domain.clock import EPOCH, first_id, from_micros, micros
 from receiver.domain.errors import InvalidRequest
+from receiver.domain.listed_state import ListedState
 from receiver.domain.model import ALERT_PREFIX, Attempt, DeliveryStatus, Event, Push, RouteState, Task, TaskState
 from receiver.store import delivery_rows, rows
 from receiver.store.interfaces import DeliveryView, Page, RouteBacklog
@@ -36,27 +37,30 @@ class SqliteCatalog:
     async def tasks(
         self,
         *,
-        states: Sequence[TaskState] = (),
+        states: Sequence[TaskState | ListedState] = (),
         endpoint: str | None = None,
         label: str | None = None,
         tags: Mapping[str, str] | None = None,
         batch: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[Task]:
         """List tasks, newest first."""
         filters = {
-            "states": json_list(states),
+            **state_filter(states),
             "endpoint": endpoint,
             "label": label,
             "batch": batch,
             "tags": json.dumps(dict(tags)) if tags else None,
+            **time_bounds("tsk", since, until),
             "cursor": decode_cursor(cursor, prefix="tsk"),
         }
         return await self._lists.read(page, "list_tasks", filters, limit=limit, read=rows.task)
 
     async def counts(self, *, tags: Mapping[str, str] | None = None, batch: str | None = None) -> Mapping[str, int]:
-        """Count tasks by state."""
+        """Count tasks by listed state."""
         return await self._lists.read(counts, tags, batch)
 
     async def pushes(self, task_id: str) -> Sequence[Push]:
@@ -74,12 +78,14 @@ class SqliteCatalog:
         task_id: str | None = None,
         batch: str | None = None,
         after: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[Event]:
         """List events, newest first, or those committed after *after*, in the order of their commits."""
         last_id = decode_cursor(cursor, prefix="evt")
-        filters = {"types": json_list(types), "task_id": task_id, "batch": batch}
+        filters = {"types": json_list(types), "task_id": task_id, "batch": batch, **time_bounds("evt", since, until)}
         if after is not None:
             filters["after"] = last_id or after
             return await self._lists.read(page, "events_after", filters, limit=limit, read=rows.event)
@@ -97,6 +103,8 @@ class SqliteCatalog:
         route: str | None = None,
         task_id: str | None = None,
         event_id: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[DeliveryView]:
@@ -106,6 +114,7 @@ class SqliteCatalog:
             "route": route,
             "task_id": task_id,
             "event_id": event_id,
+            **time_bounds("dlv", since, until),
             "cursor": decode_cursor(cursor, prefix="dlv"),
         }
         return await self._lists.read(page, "list_deliveries", filters, limit=limit, read=delivery_view)
@@ -225,10 +234,23 @@ def next_task_due(
 
 
 def counts(connection: sqlite3.Connection, tags: Mapping[str, str] | None, batch: str | None) -> Mapping[str, int]:
-    """Count tasks by state."""
+    """Count tasks by listed state."""
     arguments = {"tags": json.dumps(dict(tags)) if tags else None, "batch": batch}
     found = connection.execute(queries()["count_tasks"].with_optional(arguments), arguments)
-    return {row["state"]: row["tasks"] for row in found}
+    counted = {row["state"]: row["tasks"] for row in found}
+    if counted.get(TaskState.REJECTED):
+        statement = queries()["count_cancelled_tasks"].with_optional(arguments)
+        set_cancelled_apart(counted, connection.execute(statement, arguments).fetchone()["tasks"])
+    return counted
+
+
+def set_cancelled_apart(counts: dict[Any, int], cancelled: int) -> None:
+    """Count cancelled tasks apart from the other rejected ones. *counts* is by stored state."""
+    if cancelled:
+        counts[ListedState.CANCELLED] = cancelled
+        counts[ListedState.REJECTED] -= cancelled
+        if not counts[ListedState.REJECTED]:
+            del counts[ListedState.REJECTED]
 
 
 def queued_creates(connection: sqlite3.Connection) -> Sequence[Task]:
@@ -261,6 +283,21 @@ def page(
     found = connection.execute(statement, {**arguments, "limit": limit + 1}).fetchall()
     items = [read(row) for row in found[:limit]]
     return Page(items=items, next=encode_cursor(found[limit - 1]["id"]) if len(found) > limit else None)
+
+
+def state_filter(states: Sequence[TaskState | ListedState]) -> Mapping[str, str | None]:
+    """Return the arguments of a filter by listed states. A cancelled task is stored as a rejected one."""
+    stored = {"rejected" if each == ListedState.CANCELLED else each.value for each in states}
+    is_split = (ListedState.CANCELLED in states) != (ListedState.REJECTED in states)
+    return {"states": json_list(sorted(stored)), "listed_states": json_list(states) if is_split else None}
+
+
+def time_bounds(prefix: str, since: datetime | None, until: datetime | None) -> Mapping[str, str | None]:
+    """Return a span of time as a span of ids, which sort by time."""
+    return {
+        "since": None if since is None else first_id(prefix, max(since, EPOCH)),
+        "until": None if until is None else first_id(prefix, max(until, EPOCH)),
+    }
 
 
 def json_list(values: Sequence[str]) -> str | None:

@@ -21,7 +21,14 @@ from receiver.store.interfaces import (
     Workload,
 )
 from receiver.store.interfaces.overview import COUNT_LIMIT
-from receiver.store.sqlite.catalog import decode_cursor, delivery_view, encode_cursor, json_list
+from receiver.store.sqlite.catalog import (
+    decode_cursor,
+    delivery_view,
+    encode_cursor,
+    json_list,
+    state_filter,
+    time_bounds,
+)
 from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import queries, sql
 
@@ -43,12 +50,12 @@ class SqliteOverview:
         """Search the tasks, newest first."""
         arguments = {
             "text": search.text.translate(_LOWER) or None,
-            "states": json_list(search.states),
+            **state_filter(search.states),
             "endpoint": search.endpoint,
             "label": search.label,
             "batch": search.batch,
             "tags": json.dumps(dict(search.tags)) if search.tags else None,
-            **_times("tsk", search.since, search.until),
+            **time_bounds("tsk", search.since, search.until),
             "cursor": decode_cursor(cursor, prefix="tsk"),
         }
         size = _TEXT_WINDOW if search.text or search.tags else _WINDOW  # both read JSON
@@ -61,7 +68,7 @@ class SqliteOverview:
         arguments = {
             "types": json_list(search.types),
             "task_id": search.task_id,
-            **_times("evt", search.since, search.until),
+            **time_bounds("evt", search.since, search.until),
             "cursor": decode_cursor(cursor, prefix="evt"),
         }
         return await self._lists.read(
@@ -104,14 +111,6 @@ class SqliteOverview:
     async def workload(self) -> Workload:
         """Count what waits and what is dead."""
         return await self._lists.read(_workload)
-
-
-def _times(prefix: str, since: datetime | None, until: datetime | None) -> Mapping[str, str | None]:
-    """Return a span of time as a span of ids, which sort by time."""
-    return {
-        "since": None if since is None else first_id(prefix, since),
-        "until": None if until is None else first_id(prefix, until),
-    }
 
 
 def _find(

@@ -6,7 +6,8 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, model_validator
 
 from receiver.domain.costs import CostGrouping
-from receiver.domain.model import DeliveryStatus, TaskState
+from receiver.domain.listed_state import ListedState
+from receiver.domain.model import DeliveryStatus
 from receiver.web import request_types as types
 from receiver.web.api_requests import Query
 from receiver.web.request_types import CommaSeparated, Pairs
@@ -44,7 +45,7 @@ class TaskFilter(ListFilter):
     """Which tasks to show."""
 
     q: Annotated[str, Field(max_length=200), types.expected("at most 200 characters")] = ""
-    state: CommaSeparated[Annotated[TaskState, types.one_of(TaskState)]] = ()
+    state: CommaSeparated[Annotated[ListedState, types.one_of(ListedState)]] = ()
     endpoint: str | None = None
     label: str | None = None
     tag: Pairs = Field(default_factory=dict)

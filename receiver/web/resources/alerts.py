@@ -1,6 +1,7 @@
 """Alerts over HTTP: list, show and acknowledge."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Protocol
 
 from starlette.requests import Request
@@ -22,6 +23,8 @@ class AlertService(Protocol):
         states: Sequence[AlertState] = (),
         types: Sequence[str] = (),
         subject: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[TrackedAlert]:
@@ -47,7 +50,13 @@ class AlertApi:
         """List alerts, newest first."""
         query = read_query(request, AlertQuery)
         found = await self._alerts.list(
-            states=query.state, types=query.type, subject=query.subject, limit=query.limit, cursor=query.cursor
+            states=query.state,
+            types=query.type,
+            subject=query.subject,
+            since=query.from_,
+            until=query.to,
+            limit=query.limit,
+            cursor=query.cursor,
         )
         return serializers.page_response(found, serializers.alert_json)
 

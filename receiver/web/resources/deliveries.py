@@ -31,6 +31,8 @@ class DeliveryApi:
             route=query.route,
             task_id=await resolve_task_id(self._catalog, query.task),
             event_id=query.event,
+            since=query.from_,
+            until=query.to,
             limit=query.limit,
             cursor=query.cursor,
         )

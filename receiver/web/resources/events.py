@@ -26,6 +26,8 @@ class EventApi:
             task_id=await resolve_task_id(self._catalog, query.task),
             batch=query.batch,
             after=query.after,
+            since=query.from_,
+            until=query.to,
             limit=query.limit,
             cursor=query.cursor,
         )

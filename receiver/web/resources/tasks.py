@@ -12,7 +12,8 @@ from receiver.domain.api_schema.json_object import Page
 from receiver.domain.api_schema.resources import CallbackUrl, Endpoint, TaskCounts, TaskRefused
 from receiver.domain.api_schema.tasks import TASK_REFUSED, SubmittedTask
 from receiver.domain.errors import NotFound
-from receiver.domain.model import ClientCallbacks, EndReason, Task, TaskState
+from receiver.domain.listed_state import ListedState
+from receiver.domain.model import ClientCallbacks, EndReason, Task
 from receiver.kling.endpoints import CATALOGUE
 from receiver.store.interfaces import Catalog
 from receiver.submission.request import SubmitRequest, SubmitResult, TaskMetadata
@@ -126,6 +127,8 @@ class TaskApi:
             label=query.label,
             tags=query.tag,
             batch=query.batch,
+            since=query.from_,
+            until=query.to,
             limit=query.limit,
             cursor=query.cursor,
         )
@@ -135,7 +138,7 @@ class TaskApi:
         """Count tasks by state."""
         query = read_query(request, requests.TaskCountQuery)
         found = await self._catalog.counts(tags=query.tag, batch=query.batch)
-        return serializers.json_response(TaskCounts(counts={state: found.get(state, 0) for state in TaskState}))
+        return serializers.json_response(TaskCounts(counts={state: found.get(state, 0) for state in ListedState}))
 
     async def show(self, request: Request) -> Response:
         """Return one task with its results, by our ID, Kling's or the external one."""

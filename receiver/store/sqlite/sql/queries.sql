@@ -204,6 +204,15 @@ FROM tasks
 WHERE batch IN (SELECT value FROM json_each(:names))
 GROUP BY batch, state;
 
+-- name: cancelled_in_batches
+-- Counts the tasks of some batches that an operator cancelled.
+SELECT batch, COUNT(*) AS tasks
+FROM tasks
+WHERE batch IN (SELECT value FROM json_each(:names))
+  AND state = 'rejected'
+  AND end_reason = 'cancelled'
+GROUP BY batch;
+
 -- name: finished_batch_tasks
 -- Reads the first tasks of a batch, each with the event of its current state.
 SELECT
@@ -877,7 +886,10 @@ SELECT *
 FROM tasks
 WHERE TRUE
   AND id < :cursor -- if cursor
+  AND id >= :since -- if since
+  AND id < :until -- if until
   AND state IN (SELECT value FROM json_each(:states)) -- if states
+  AND IIF(end_reason IS 'cancelled', 'cancelled', state) IN (SELECT value FROM json_each(:listed_states)) -- if listed_states
   AND endpoint = :endpoint -- if endpoint
   AND label = :label -- if label
   AND batch = :batch -- if batch
@@ -893,6 +905,16 @@ WHERE TRUE
   AND batch = :batch -- if batch
   AND NOT EXISTS (SELECT key, value FROM json_each(:tags) EXCEPT SELECT key, value FROM json_each(tasks.tags)) -- if tags
 GROUP BY state;
+
+-- name: count_cancelled_tasks
+-- Counts the tasks that an operator cancelled, among the rejected ones.
+SELECT COUNT(*) AS tasks
+FROM tasks
+WHERE state = 'rejected'
+  AND end_reason = 'cancelled'
+  AND batch = :batch -- if batch
+  AND NOT EXISTS (SELECT key, value FROM json_each(:tags) EXCEPT SELECT key, value FROM json_each(tasks.tags)) -- if tags
+;
 
 -- name: pushes_of_task
 -- Lists the pushes of a task, oldest first.
@@ -914,6 +936,8 @@ FROM events
 WHERE TRUE
   AND type >= 'alert.' AND type < 'alert/' -- if only_alerts
   AND id < :cursor -- if cursor
+  AND id >= :since -- if since
+  AND id < :until -- if until
   AND task_id = :task_id -- if task_id
   AND task_id IN (SELECT tasks.id FROM tasks WHERE tasks.batch = :batch) -- if batch
   AND type IN (SELECT value FROM json_each(:types)) -- if types
@@ -925,6 +949,8 @@ LIMIT :limit;
 SELECT *
 FROM events
 WHERE seq > COALESCE((SELECT known.seq FROM events AS known WHERE known.id <= :after ORDER BY known.id DESC LIMIT 1), 0)
+  AND id >= :since -- if since
+  AND id < :until -- if until
   AND task_id = :task_id -- if task_id
   AND task_id IN (SELECT tasks.id FROM tasks WHERE tasks.batch = :batch) -- if batch
   AND type IN (SELECT value FROM json_each(:types)) -- if types
@@ -945,6 +971,8 @@ FROM deliveries
 JOIN events ON events.id = deliveries.event_id
 WHERE TRUE
   AND deliveries.id < :cursor -- if cursor
+  AND deliveries.id >= :since -- if since
+  AND deliveries.id < :until -- if until
   AND deliveries.status IN (SELECT value FROM json_each(:statuses)) -- if statuses
   AND deliveries.route = :route -- if route
   AND deliveries.event_id = :event_id -- if event_id
@@ -1080,6 +1108,8 @@ FROM alerts
 WHERE TRUE
   AND id = :id -- if id
   AND id < :cursor -- if cursor
+  AND id >= :since -- if since
+  AND id < :until -- if until
   AND type IN (SELECT value FROM json_each(:types)) -- if types
   AND subject = :subject -- if subject
   AND IIF(closed_at IS NOT NULL, 'closed', IIF(acknowledged_at IS NULL, 'open', 'acknowledged')) IN ( -- if states
@@ -1163,7 +1193,7 @@ FROM (
 
 -- name: stats
 -- Counts the rows of every kind, for the operator.
-SELECT 'tasks.' || state AS name, COUNT(*) AS number FROM tasks GROUP BY state
+SELECT 'tasks.' || IIF(end_reason IS 'cancelled', 'cancelled', state) AS name, COUNT(*) AS number FROM tasks GROUP BY name
 UNION ALL
 SELECT 'batches', COUNT(*) FROM batches
 UNION ALL
@@ -1565,6 +1595,7 @@ WHERE TRUE
   AND id >= :since -- if since
   AND id < :until -- if until
   AND state IN (SELECT value FROM json_each(:states)) -- if states
+  AND IIF(end_reason IS 'cancelled', 'cancelled', state) IN (SELECT value FROM json_each(:listed_states)) -- if listed_states
   AND endpoint = :endpoint -- if endpoint
   AND label = :label -- if label
   AND batch = :batch -- if batch

@@ -4,7 +4,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from receiver.domain.batches import BatchView
-from receiver.domain.model import TaskState
+from receiver.domain.listed_state import ListedState
 from receiver.store.interfaces import TaskSearch
 from receiver.web.console import charts
 from receiver.web.console.filters import PAGE_SIZE, ListFilter
@@ -14,7 +14,13 @@ from receiver.web.params import read_query
 
 PATH = "/console/batches"
 
-_ENDED = (TaskState.SUCCEED, TaskState.FAILED, TaskState.REJECTED, TaskState.EXPIRED)
+_ENDED = (
+    ListedState.SUCCEED,
+    ListedState.FAILED,
+    ListedState.REJECTED,
+    ListedState.CANCELLED,
+    ListedState.EXPIRED,
+)
 
 
 class BatchPages:

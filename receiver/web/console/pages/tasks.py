@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from receiver.domain.errors import Conflict, ReceiverError
+from receiver.domain.listed_state import ListedState
 from receiver.domain.model import Task, TaskState
 from receiver.kling.endpoints import CATALOGUE
 from receiver.store.interfaces import TaskSearch
@@ -26,7 +27,7 @@ STATE_OPTIONS = (
     ("", "any"),
     ("submitting,submitted,processing", "running"),
     ("failed,rejected,expired", "without a result"),
-    *((state.value, state.value) for state in TaskState),
+    *((state.value, state.value) for state in ListedState),
 )
 
 _MAX_SELECTED = 500
