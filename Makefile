@@ -84,6 +84,7 @@ fmt: $(VENV)/.dev ## format, apply automatic lint fixes, and write the manual pa
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 	$(BIN)/python -m receiver.cli.man_page > systemd/kling-receiver.1
+	$(BIN)/python -m receiver.cli.completion_table > receiver/cli/completion.json
 
 # A fresh uv resolves for all platforms and Python versions. Pins stay while pyproject.toml allows them (ARGS=--upgrade).
 # Lock files contain names, versions and hashes, but no addresses: each machine has its own package index.

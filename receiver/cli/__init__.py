@@ -71,6 +71,11 @@ def _run(argv: list[str]) -> int:
 
         sys.stdout.write(f"{_PROGRAM} {__version__}\n")
         return OK
+    if argv[:1] == ["__complete"] and "CYCLOPTS_COMPLETION_WORDS" not in os.environ:
+        from receiver.cli.fast_completion import complete
+
+        if complete(argv[1:]):
+            return OK
     from receiver.cli.run_service import plain_options, run_service
 
     argv = _move_global_options(argv)

@@ -23,6 +23,7 @@ def _proposals(name: str) -> "Completer":
         found: Sequence[str | tuple[str, str]] = getattr(proposals, name)(context)
         return found
 
+    propose.__name__ = name  # completion_table reads it
     return propose
 
 

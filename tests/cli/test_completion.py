@@ -1,5 +1,6 @@
 """What the shells propose: states, endpoints, routes, batches and ids, also while the service is down."""
 
+import json
 import shlex
 import subprocess
 import sys
@@ -12,6 +13,10 @@ from cli.conftest import write_config
 from harness.fake_api import FakeService, make_delivery, make_event, make_task
 from harness.ports import free_port
 from harness.run_cli import clean_environment, run_cli
+
+import receiver.cli
+from receiver.cli.completion_table import completion_table
+from receiver.cli.fast_completion import find_place
 
 ROUTES = '\n[[routes]]\nname = "publish"\nscript = { command = ["/bin/true"] }\n[[routes]]\nname = "archive-it"\n'
 
@@ -109,6 +114,56 @@ def test_bash_completes_a_line(config: Path, tmp_path: Path, words: Sequence[str
     said = subprocess.run(["/bin/bash", "-c", asked], env=env, capture_output=True, text=True, check=True, timeout=60)
 
     assert [each.strip() for each in said.stdout.splitlines()] == expected
+
+
+def test_the_table_of_proposals_is_that_of_the_commands() -> None:
+    table = Path(receiver.cli.__file__).with_name("completion.json")
+
+    assert table.read_text() == completion_table(), "run `make fmt`"
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "given"),
+    [
+        ("tasks list --state", "states", {}),
+        ("tasks list --json --state queued --state", "states", {"--state": "queued"}),
+        ("tasks show", "tasks", {}),
+        ("tasks cancel tsk_1 tsk_2", "tasks", {}),
+        ("events show --url http://x:1 --token t", "events", {"--url": "http://x:1", "--token": "t"}),
+        ("batches export b1 --to", None, None),  # a folder
+        ("tasks show tsk_1", None, None),  # it takes one
+        ("tasks list --label", None, None),
+        ("tasks list --state=queued --batch", None, None),
+        ("tasks list --nonsense", None, None),
+        ("nonsense", None, None),
+        ("", None, None),
+    ],
+)
+def test_a_place_in_a_plain_line_needs_no_parser(line: str, kind: str | None, given: dict[str, str] | None) -> None:
+    place = find_place([*line.split(), ""], json.loads(completion_table()))
+
+    assert (kind, given) == (None, None) if place is None else (place[0], place[1].given) == (kind, given)
+
+
+@pytest.mark.parametrize("line", ["tasks list --state", "submit", "tasks show", "routes hold", "events list --task"])
+@pytest.mark.usefixtures("filled")
+def test_a_proposal_loads_neither_a_parser_nor_a_client(config: Path, line: str) -> None:
+    program = (
+        "import sys; from receiver.cli import main; main(sys.argv[1:]); "
+        "print(*[each for each in ('cyclopts', 'rich', 'pydantic', 'httpx2') if each in sys.modules])"
+    )
+    env = clean_environment(KLING_RECEIVER_CONFIG=str(config))
+    command = [sys.executable, "-c", program, "__complete", *line.split(), ""]
+    said = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=60)
+
+    *_, proposal, loaded = said.stdout.split("\n")[:-1]
+    assert (bool(proposal), loaded) == (True, "")
+
+
+@pytest.mark.usefixtures("filled")
+def test_the_parser_and_the_table_propose_the_same(config: Path) -> None:
+    for line in ("tasks list --state", "tasks show", "routes hold", "submit"):
+        assert proposals(f"{line} --config={config}", config) == proposals(line, config) != {}  # `=` needs the parser
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
