@@ -297,8 +297,9 @@ def commands() -> list[str]:
 
 
 def with_examples(folder: Path) -> Loaded:
-    """Load config.toml with the # taken off its example routes, and with a named token."""
+    """Load config.toml with the # taken off its example routes, with a named token and a model's limit."""
     text = CONFIG.read_text().replace("tokens = {}", 'tokens = { anna = "the-token-of-anna" }')
+    text = text.replace("models = {}", 'models = { "kling-v2-1" = 5 }')
     before, mark, examples = text.partition("\n# [[routes]]")
     assert mark
     taken_off = re.sub(r"^# ?", "", mark.lstrip("\n") + examples, flags=re.MULTILINE)

@@ -9,7 +9,7 @@ from cyclopts import Group, Parameter
 
 from receiver.cli import OK, render
 from receiver.cli.options import UsageError
-from receiver.cli.value_kinds import ADDRESS, DURATION, ERRORS, FREQUENCY, KEY, NUMBER, TEXT, URL
+from receiver.cli.value_kinds import ADDRESS, DURATION, ERRORS, FREQUENCY, KEY, KEY_VALUE, NUMBER, TEXT, URL
 from receiver.domain.errors import ReceiverError
 
 _ACCOUNT = Group("Account", sort_key=2)
@@ -51,8 +51,16 @@ class Account:
     dialect: Annotated[Text, Parameter(group=_ACCOUNT, help="Dialect: official, or gateway (images are strings).")] = (
         None
     )
-    video_slots: Annotated[Number, Parameter(group=_ACCOUNT, help="Maximum parallel videos (default: none).")] = None
-    image_slots: Annotated[Number, Parameter(group=_ACCOUNT, help="Maximum parallel images (default: none).")] = None
+    slots: Annotated[
+        list[str] | None,
+        KEY_VALUE,
+        Parameter(
+            name="--slots",
+            group=_ACCOUNT,
+            help="Parallel tasks of each model: video=3, video/kling-v2-1=1; scope=pack counts all models together. "
+            "May be repeated.",
+        ),
+    ] = None
     rate: Annotated[Number, Parameter(group=_ACCOUNT, help="Maximum creates per second (default: none).")] = None
     postpaid: Annotated[bool | None, Parameter(group=_ACCOUNT, help="Charge money, not units of a pack.")] = None
     pack_units: Annotated[Number, Parameter(group=_ACCOUNT, help="Units in each pack (10000).")] = None

@@ -101,7 +101,8 @@ Images: TypeAlias = FieldImages | ListImages | FrameImages | ObjectImages
 class Endpoint:
     """One of Kling's endpoints: its path without the version, the pack whose slots it uses, and its kind of result.
 
-    ``is_listed`` is true for endpoints of the catalogue, false for those recognized by the form of their path.
+    ``default_model`` is the model of a create that names none, as far as known. ``is_listed`` is true for endpoints of
+    the catalogue, false for those recognized by the form of their path.
     """
 
     path: str
@@ -110,6 +111,7 @@ class Endpoint:
     result: str = "outputs"
     asynchronous: bool = True
     images: Images | None = field(default=None, repr=False)
+    default_model: str = ""
     is_listed: bool = field(default=False, repr=False)
 
     @property
@@ -160,12 +162,12 @@ def _catalogue(*endpoints: Endpoint) -> Mapping[str, Endpoint]:
     return {endpoint.path: replace(endpoint, is_listed=True) for endpoint in endpoints}
 
 
-def _video(path: str, images: Images | None = None) -> Endpoint:
-    return Endpoint(path=f"videos/{path}", pack="video", result="videos", images=images)
+def _video(path: str, images: Images | None = None, *, model: str = "") -> Endpoint:
+    return Endpoint(path=f"videos/{path}", pack="video", result="videos", images=images, default_model=model)
 
 
-def _image(path: str, images: Images | None = None) -> Endpoint:
-    return Endpoint(path=f"images/{path}", pack="image", result="images", images=images)
+def _image(path: str, images: Images | None = None, *, model: str = "") -> Endpoint:
+    return Endpoint(path=f"images/{path}", pack="image", result="images", images=images, default_model=model)
 
 
 def _other(path: str, result: str, images: Images | None = None) -> Endpoint:
@@ -183,15 +185,17 @@ def _synchronous(path: str, result: str = "") -> Endpoint:
 _REFERENCES: Final = FrameImages(parts=("refer_image",), may_repeat=True)
 
 CATALOGUE: Final[Mapping[str, Endpoint]] = _catalogue(
-    _image("generations", FieldImages(names=("image",))),
-    _image("multi-image2image", ListImages(name="subject_image_list", key="subject_image")),
+    _image("generations", FieldImages(names=("image",)), model="kling-v1"),
+    _image("multi-image2image", ListImages(name="subject_image_list", key="subject_image"), model="kling-v2-1"),
     _image("editing/expand", FieldImages(names=("image",))),
-    _image("omni-image", ListImages(name="image_list", key="image")),
-    _image("kolors-virtual-try-on", FieldImages(names=("human_image", "cloth_image"))),
-    _video("text2video"),
-    _video("image2video", FieldImages(names=("image", "image_tail"))),
-    _video("multi-image2video", ListImages(name="image_list", key="image")),
-    _video("omni-video", ListImages(name="image_list", key="image_url")),
+    _image("omni-image", ListImages(name="image_list", key="image"), model="kling-image-o1"),
+    _image(
+        "kolors-virtual-try-on", FieldImages(names=("human_image", "cloth_image")), model="kolors-virtual-try-on-v1"
+    ),
+    _video("text2video", model="kling-v1"),
+    _video("image2video", FieldImages(names=("image", "image_tail")), model="kling-v1"),
+    _video("multi-image2video", ListImages(name="image_list", key="image"), model="kling-v1-6"),
+    _video("omni-video", ListImages(name="image_list", key="image_url"), model="kling-video-o1"),
     _video("motion-control", FieldImages(names=("image_url",))),
     _video("multi-elements"),
     _video("video-extend"),

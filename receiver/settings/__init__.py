@@ -35,10 +35,10 @@ if TYPE_CHECKING:
         PublicSettings,
         RetentionSettings,
         Settings,
-        SlotSettings,
         StoreSettings,
         Verify,
     )
+    from receiver.settings.slots import SlotSettings
     from receiver.settings.values import Rate, Size
 
 __all__ = [
@@ -93,8 +93,9 @@ _NAMES = {
     "notify": "NotifySettings",
     "routes": "RouteSettings ScriptSettings WebhookSettings",
     "sections": "AdminSettings AlertSettings ArchiveSettings CallbackSettings CostSettings GatewaySettings "
-    "KlingSettings LogSettings NetworkSettings PollSettings PublicSettings RetentionSettings Settings SlotSettings "
-    "StoreSettings Verify",
+    "KlingSettings LogSettings NetworkSettings PollSettings PublicSettings RetentionSettings Settings StoreSettings "
+    "Verify",
+    "slots": "SlotSettings",
     "values": "Rate Size",
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}

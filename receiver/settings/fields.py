@@ -56,17 +56,19 @@ class ReferenceField:
 class TableField:
     """Annotates a table with free names, and reports all errors in it at once.
 
-    ``name_error`` takes a name and the names before it, and returns an error or "". ``parse`` parses a value.
+    ``name_error`` takes a name and the names before it, and returns an error or "". ``parse`` parses a value, which
+    ``schema`` describes.
     """
 
     name_error: Callable[[str, Sequence[str]], str]
     parse: Callable[[object, Any], object]
+    schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
 
     def __get_pydantic_core_schema__(self, _source: object, _handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.with_info_plain_validator_function(self._parse_table)
 
     def __get_pydantic_json_schema__(self, _core: CoreSchema, _handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"type": "object", "additionalProperties": {"type": "string"}}
+        return {"type": "object", "additionalProperties": dict(self.schema)}
 
     def _parse_table(self, raw: object, info: ValidationInfo) -> Mapping[str, object]:
         if not isinstance(raw, Mapping):

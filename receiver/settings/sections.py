@@ -36,12 +36,12 @@ from receiver.settings.fields import (
     TableField,
     choice_field,
     duration_field,
-    int_field,
     optional_duration_field,
     read_folder,
     size_field,
 )
 from receiver.settings.routes import RouteSettings
+from receiver.settings.slots import SlotSettings
 from receiver.settings.storage import StorageSettings
 from receiver.settings.store_url import SQLITE, read_store_url
 from receiver.settings.values import InvalidValue, Share, Size
@@ -142,17 +142,6 @@ class StoreSettings(Section):
     def path(self) -> Path:
         """The SQLite file."""
         return Path(self.url.removeprefix(SQLITE))
-
-
-class SlotSettings(Section):
-    """How many parallel tasks the account allows, per pack."""
-
-    video: Annotated[int, int_field(0, 10_000)] = Field(
-        default=0, description="Parallel video tasks; 0: no configured limit."
-    )
-    image: Annotated[int, int_field(0, 10_000)] = Field(
-        default=0, description="Parallel images; 0: no configured limit."
-    )
 
 
 class KlingSettings(Section):

@@ -54,7 +54,7 @@ CHANGEABLE = (
     "kling_state",
     "end_reason",
     "is_end_unverified",
-    "pack",
+    "slot_key",
     "weight",
     "attempts",
     "poll_count",
@@ -98,9 +98,9 @@ def _task(values: Values) -> Task:
     values_by_position: tuple[Any, ...] = values  # by name it would take three times as long
     (
         id_, origin, created_at, batch, idempotency_key, priority, share, state, updated_at, token_hash, endpoint,
-        label, tags, kling_id, external_task_id, reply_to, message, kling_state, end_reason, is_end_unverified, pack,
-        weight, attempts, poll_count, empty_results, redundant_push_count, started_at, polled_at, push_poll_at,
-        stuck_at, due_at, expires_at, client_callbacks,
+        label, tags, kling_id, external_task_id, reply_to, message, kling_state, end_reason, is_end_unverified,
+        slot_key, weight, attempts, poll_count, empty_results, redundant_push_count, started_at, polled_at,
+        push_poll_at, stuck_at, due_at, expires_at, client_callbacks,
     ) = values_by_position  # fmt: skip
     return Task(
         id=id_,
@@ -122,7 +122,7 @@ def _task(values: Values) -> Task:
         kling_state=None if kling_state is None else _STATES[kling_state],
         end_reason=None if end_reason is None else EndReason(end_reason),
         is_end_unverified=bool(is_end_unverified),
-        queueing=Queueing(pack=pack or None, weight=weight, priority=priority, share=share, attempts=attempts),
+        queueing=Queueing(slot_key=slot_key, weight=weight, priority=priority, share=share, attempts=attempts),
         polling=_polling(poll_count, polled_at, push_poll_at, empty_results),
         redundant_push_count=redundant_push_count,
         started_at=datetime_or_none(started_at),
@@ -166,7 +166,7 @@ def changeable_values(task: Task) -> Values:
         None if task.kling_state is None else task.kling_state.value,
         None if task.end_reason is None else task.end_reason.value,
         task.is_end_unverified,
-        task.queueing.pack or "",
+        task.queueing.slot_key,
         task.queueing.weight,
         task.queueing.attempts,
         task.polling.count,

@@ -1,7 +1,7 @@
 """Admission control: whether a queued task may be sent to Kling now. Pure: the time is an argument.
 
 Three limits apply. The circuit breaker covers the whole account, an issue breaker covers one pack or one resource,
-and the slot limiter covers the parallel tasks of a pack. The results of creates adjust all three.
+and the slot limiter covers the parallel tasks of a pack and model. The results of creates adjust all three.
 """
 
 import asyncio
@@ -12,6 +12,8 @@ from datetime import datetime, timedelta
 from receiver.domain.circuit_breaker import CircuitBreaker
 from receiver.domain.errors import KlingError, KlingRefusal, RetryHint
 from receiver.domain.model import Task
+from receiver.domain.slot_keys import SlotLimit
+from receiver.settings.slots import SlotSettings
 from receiver.submission.slots import SlotLimiter
 from receiver.tasks.account import AccountIssue, IssueBreakers, KlingCall, Scope
 
@@ -48,8 +50,8 @@ class AdmissionControl:
     Hold ``queue_lock`` while choosing the next task, so that the queue does not change.
     """
 
-    def __init__(self, slots: Mapping[str, int], *, max_duration: timedelta) -> None:
-        """*slots* is the configured number of slots by pack, *max_duration* the longest that one create may take."""
+    def __init__(self, slots: SlotSettings, *, max_duration: timedelta) -> None:
+        """*slots* are the configured limits, *max_duration* is the longest that one create may take."""
         self.queue_lock = asyncio.Lock()
         self._max_duration = max_duration
         self._slot_limiter = SlotLimiter(slots)
@@ -57,7 +59,7 @@ class AdmissionControl:
         self._issue_breakers = IssueBreakers()
 
     def restore(self, in_use: Mapping[str, int], issues: Mapping[AccountIssue, str], now: datetime) -> None:
-        """Restore the limits at the start: *in_use* slots by pack, and the open *issues* with their reasons.
+        """Restore the limits at the start: slots *in_use* by slot key, and the open *issues* with their reasons.
 
         An open issue permits one probe, not every waiting task.
         """
@@ -68,17 +70,21 @@ class AdmissionControl:
             else:
                 self._issue_breakers.record_failure(issue, reason, started_at=now, now=now)
 
-    def set_slots(self, slots: Mapping[str, int]) -> None:
-        """Set the configured number of slots by pack. Tasks in flight beyond it finish."""
-        self._slot_limiter.set_limits(slots)
+    def apply(self, slots: SlotSettings) -> None:
+        """Use these limits. Tasks in flight beyond them finish."""
+        self._slot_limiter.apply(slots)
 
-    def slot_limits(self) -> Mapping[tuple[str, ...], int]:
-        """Return the limits of slots by pack, model and kind, for metrics."""
+    def slot_limits(self) -> Sequence[SlotLimit]:
+        """Return the configured and learned limits of slots."""
         return self._slot_limiter.limits()
+
+    def in_use(self, task: Task, in_use: Mapping[str, int]) -> int:
+        """Return how many of the slots *in_use* by slot key count together with the task."""
+        return self._slot_limiter.in_use(task, in_use)
 
     @property
     def head_ids(self) -> Sequence[str]:
-        """The ids of the tasks that stay at the head of their packs."""
+        """The ids of the tasks that stay at the head of their slot keys."""
         return self._slot_limiter.head_ids
 
     def is_open(self, now: datetime) -> bool:
@@ -91,7 +97,7 @@ class AdmissionControl:
         return self._breaker.next_probe_at
 
     def next_probe_at(self, now: datetime) -> datetime | None:
-        """Return when the next pack may be probed, or None."""
+        """Return when the next slot key or pack may be probed, or None."""
         probes = (self._slot_limiter.next_probe_at(now), self._issue_breakers.next_pack_probe_at(now))
         return min((at for at in probes if at is not None), default=None)
 
@@ -104,7 +110,7 @@ class AdmissionControl:
         return self._issue_breakers.has_issue_at(endpoint)
 
     def admit(self, task: Task, call: KlingCall, in_use: Mapping[str, int], now: datetime) -> Admitted | Wait | Skip:
-        """Decide whether *task* may be sent; *in_use* is the number of slots in use by pack."""
+        """Decide whether *task* may be sent; *in_use* is the number of slots in use by slot key."""
         blocked = self._issue_breakers.blocked(call, now)
         if blocked is not None:
             # another task may need another resource, but every task of the pack is blocked
@@ -116,7 +122,7 @@ class AdmissionControl:
         return Skip() if until is None else Wait(until=until, reason=_WAITING_FOR_MORE_SLOTS)
 
     def sync_heads(self, next_queued: Sequence[Task]) -> None:
-        """Forget the waiting tasks of each pack that has none in *next_queued*, the heads of all packs."""
+        """Forget the waiting tasks of each slot key that has none in *next_queued*, the heads of all keys."""
         self._slot_limiter.sync_heads(next_queued)
 
     def started(self, task: Task, call: KlingCall, in_use: Mapping[str, int], now: datetime) -> None:
@@ -137,7 +143,7 @@ class AdmissionControl:
     ) -> None:
         """Record how a create ended, None if it succeeded.
 
-        *max_in_use* is the most slots of the pack that other tasks may have used during the call.
+        *max_in_use* is the most slots of its key that other tasks may have used during the call.
         """
         issue = None if error is None else call.issue_for(error)
         is_blocked = issue is not None and issue.scope is not Scope.ACCOUNT
@@ -154,11 +160,11 @@ class AdmissionControl:
             self._slot_limiter.on_other_error(task, now)
 
     def has_learned_limit(self, task: Task) -> bool:
-        """Return whether a limit for the task's pack was learned from Kling, so that an accepted task may raise it."""
+        """Return whether the limit of the task's slot key was learned, so that an accepted task may raise it."""
         return self._slot_limiter.has_learned_limit(task)
 
     def accepted(self, task: Task, now: datetime, *, in_use_before: int, in_use_after: int) -> None:
-        """Record the slots of a pack in use before and after Kling accepted a task."""
+        """Record the slots of its key in use before and after Kling accepted a task."""
         self._slot_limiter.on_accepted(task, in_use_before, in_use_after, now)
 
     def resolve_issues(self, call: KlingCall) -> bool:
@@ -166,7 +172,7 @@ class AdmissionControl:
         return self._issue_breakers.record_success(call)
 
     def requeued_at_head(self, task: Task) -> None:
-        """Record that a task returns to the head of its pack."""
+        """Record that a task returns to the head of its slot key."""
         self._slot_limiter.requeue_at_head(task)
 
     def removed(self, task: Task) -> None:

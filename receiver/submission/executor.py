@@ -101,18 +101,19 @@ class CreateExecutor:
         self._clock = clock
         self._tracer = tracer
         self.max_duration = 2 * settings.kling.timeout + _MARGIN  # a call may be signed again and repeated once
-        self.admission = AdmissionControl(_slot_limits(settings), max_duration=self.max_duration)
+        self.admission = AdmissionControl(settings.kling.slots, max_duration=self.max_duration)
 
     def apply(self, settings: Settings) -> None:
         """Use the slots of *settings* for later creates."""
-        self.admission.set_slots(_slot_limits(settings))
+        self.admission.apply(settings.kling.slots)
 
     async def restore(self) -> None:
         """Restore the limits at the start from the stored tasks and the open issues.
 
-        If a limit is learned from Kling, the slots in use count as the limit until Kling shows another one.
+        If a limit is learned from Kling, the slots in use count as the limit until Kling shows another one. Creates
+        that were in flight count as well: if Kling has them, a lower limit would leave slots idle until its next probe.
         """
-        in_use = await self._task_store.slots_in_use(confirmed_only=True)
+        in_use = await self._task_store.slots_in_use()
         self.admission.restore(in_use, await self._observer.restore(), self._clock.now())
 
     async def call_of(self, task: Task, endpoint: Endpoint) -> KlingCall:
@@ -135,7 +136,7 @@ class CreateExecutor:
     ) -> KlingResponse | KlingError:
         """Call Kling for a task whose submit has begun, and record the result.
 
-        *slots_in_use* is the number of slots by pack that other tasks used when the call began. *pass_through* is
+        *slots_in_use* is the number of slots by slot key that other tasks used when the call began. *pass_through* is
         what a gateway client sent beside the body. With *keeps_queued* its task returns to the queue after a 1303.
         """
         body = self._create_body(task, endpoint, intent, token)
@@ -153,7 +154,7 @@ class CreateExecutor:
         finally:
             self._recorder.in_flight.discard(task.id)
         try:
-            before = slots_in_use.get(task.queueing.pack or "", 0)
+            before = self.admission.in_use(task, slots_in_use)
             await self._apply_answer(task, call, answer, intent, started_at, before=before, keeps_queued=keeps_queued)
         except StoreError as exc:
             # The caller must get Kling's answer. The task is looked up and bound when its lease ends.
@@ -200,7 +201,7 @@ class CreateExecutor:
             await self._wake_postponed()
 
     async def _confirmed_in_use(self, task: Task) -> int:
-        return (await self._task_store.slots_in_use(confirmed_only=True)).get(task.queueing.pack or "", 0)
+        return self.admission.in_use(task, await self._task_store.slots_in_use(confirmed_only=True))
 
     async def _wake_postponed(self) -> None:
         """Make the tasks due that were postponed because of an issue that has ended."""
@@ -292,8 +293,3 @@ class CreateExecutor:
 
 def _backoff(task: Task, *, maximum: timedelta) -> timedelta:
     return backoff(task.queueing.attempts - 1, base=_BASE_DELAY, maximum=maximum)
-
-
-def _slot_limits(settings: Settings) -> Mapping[str, int]:
-    slots = settings.kling.slots
-    return {"video": slots.video, "image": slots.image}

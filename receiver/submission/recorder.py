@@ -25,6 +25,7 @@ log = structlog.get_logger()
 
 _CREATE_PENDING = (TaskState.QUEUED, TaskState.SUBMITTING)
 _MAX_REMEMBERED = 10_000
+_MAX_ABSENT = 1000
 _EMPTY_REPORT = StatusReport(state=None)
 _UNNAMED = "Kling's answer contains no task id, so the task cannot be polled. A later callback is still accepted."
 
@@ -34,7 +35,8 @@ class CreateRecorder:
 
     ``in_flight`` are the tasks whose create this process is making. Their answers are still to come, even if their
     leases have ended because the clock was set. ``begun_at`` says when the last create of a task began, on the
-    monotonic clock.
+    monotonic clock. ``absent`` are tasks with a lost answer that Kling does not know. They are looked up again for a
+    while, but hold no slot: Kling refuses a create too many, while an idle slot would wait for the last lookup.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class CreateRecorder:
         self._clock = clock
         self.in_flight: set[str] = set()
         self.begun_at: BoundedDict[str, float] = BoundedDict(_MAX_REMEMBERED)
+        self.absent: BoundedDict[str, None] = BoundedDict(_MAX_ABSENT)
 
     async def bind(self, task: Task, report: StatusReport, *, intent: bytes, poll_now: bool = False) -> Task:
         """Bind Kling's id. With *poll_now* the task is polled at once, because its state may have changed.
@@ -76,14 +79,18 @@ class CreateRecorder:
     async def requeue(self, task: Task, message: str, *, until: datetime) -> Task:
         """Return a task to the queue, to be sent not before *until*; *message* is the reason for people."""
         now = self._clock.now()
+        self.absent.pop(task.id, None)
         return await self._apply_if_create_pending(
             task, lambda held: Change(task=submit_lifecycle.requeue(held, message, now=now, due_at=until))
         )
 
-    async def schedule_lookup(self, task: Task, message: str, *, wait: timedelta) -> Task:
-        """Schedule a lookup of a task that Kling may have created."""
+    async def schedule_lookup(self, task: Task, message: str, *, wait: timedelta, is_absent: bool = False) -> Task:
+        """Schedule a lookup of a task that Kling may have created, even if it *is_absent* now."""
         now = self._clock.now()
         until = now + wait
+        self.absent.pop(task.id, None)
+        if is_absent:
+            self.absent[task.id] = None
         kept = await self._apply_if_create_pending(
             task, lambda held: Change(task=submit_lifecycle.schedule_lookup(held, message, now=now, lookup_at=until))
         )

@@ -301,7 +301,8 @@ class CreateRecovery:
         """Record the result. Before enough time has passed, look again: a create in progress may not be visible."""
         left = 2 * self._settings.kling.timeout - self._waited(task)
         if left > timedelta():
-            await self._recorder.schedule_lookup(task, task.message, wait=min(_backoff(task), left))
+            wait = min(_backoff(task), left)
+            await self._recorder.schedule_lookup(task, task.message, wait=wait, is_absent=denied)
         elif not denied:
             await self._recorder.record_unknown(task, reason)
         elif task.origin is Origin.API:

@@ -115,6 +115,7 @@ def make_task(
     state: TaskState,
     now: datetime,
     expires_at: datetime,
+    slot_key: Callable[[Endpoint, Json], str],
 ) -> Task:
     """Return the task for a request. Only the members of *body* that the receiver adds or reads are checked.
 
@@ -128,7 +129,9 @@ def make_task(
         endpoint=endpoint.path,
         external_task_id=composed.external_task_id,
         reply_to=composed.reply_to,
-        queueing=Queueing(pack=endpoint.pack, weight=endpoints.slot_weight(endpoint, composed.parsed)),
+        queueing=Queueing(
+            slot_key=slot_key(endpoint, composed.parsed), weight=endpoints.slot_weight(endpoint, composed.parsed)
+        ),
         created_at=now,
         updated_at=now,
         due_at=now,

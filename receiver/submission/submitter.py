@@ -38,6 +38,7 @@ from receiver.submission.recorder import CreateRecorder
 from receiver.submission.reply_url import check_reply_url
 from receiver.submission.request import CreateRequest, SubmitRequest, SubmitResult, TaskMetadata, make_task
 from receiver.submission.retry import batch_names, retry_request
+from receiver.submission.slot_keys import SlotKeys
 from receiver.tasks import submit_lifecycle
 from receiver.tasks.account import KlingCall
 
@@ -80,6 +81,7 @@ class Submitter:
         self._clock = clock
         self._ids = ids
         self._notifiers = notifiers
+        self._slot_keys = SlotKeys(settings.kling.slots)
         self._clock_watch = ClockWatch()
         self._is_restored = False
         self._in_flight: dict[str, asyncio.Task[KlingResponse | KlingError]] = {}
@@ -89,6 +91,7 @@ class Submitter:
     def apply(self, settings: Settings) -> None:
         """Use *settings* for later tasks."""
         self._settings = settings
+        self._slot_keys.apply(settings.kling.slots)
 
     async def submit(self, request: SubmitRequest, *, wait: bool = True) -> SubmitResult:
         """Store a task and send it if it is next in the queue. Return the task after that, or as stored without *wait*.
@@ -202,10 +205,7 @@ class Submitter:
         The task may never be submitted, so it is not in a batch: the batch would wait for it.
         """
         if not self._settings.public.url:
-            raise Conflict(
-                "Kling needs a public URL to call back.",
-                remedy="Set [public] url in config.toml.",
-            )
+            raise Conflict("Kling needs a public URL to call back.", remedy="Set [public] url in config.toml.")
         known = None if endpoint is None else endpoints.resolve(endpoint)
         if endpoint is not None and known is None:
             raise InvalidRequest(f"Kling has no asynchronous endpoint {endpoint!r}.")
@@ -215,7 +215,7 @@ class Submitter:
             origin=Origin.MINTED,
             state=TaskState.AWAITING,
             endpoint=None if known is None else known.path,
-            queueing=Queueing(pack=None if known is None else known.pack),
+            queueing=Queueing(slot_key=(known and known.pack) or ""),
             label=metadata.label,
             tags=dict(metadata.tags),
             token_hash=token_hash(token),
@@ -289,7 +289,7 @@ class Submitter:
         """Send or postpone the first queued task for which this is possible. Return False if there is none."""
         queued = await self._task_store.next_queued(now=now, head_ids=self._admission.head_ids)
         self._admission.sync_heads(queued)
-        in_use = await self._task_store.slots_in_use() if queued else {}
+        in_use = await self._task_store.slots_in_use(absent=tuple(self._recorder.absent)) if queued else {}
         for task in queued:
             if not self._held.is_wanted(task):
                 await self._held.withdraw(task)
@@ -382,6 +382,7 @@ class Submitter:
             state=state,
             now=now,
             expires_at=now + self._settings.callbacks.expire_after,
+            slot_key=self._slot_keys.key,
         )
         if task.reply_to is not None:
             check_reply_url(task.reply_to, self._settings.network.allow)

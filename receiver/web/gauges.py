@@ -2,19 +2,21 @@
 
 import platform
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime, timedelta
 
 from receiver import __version__
 from receiver.domain.listed_state import ListedState
 from receiver.domain.metrics import OTHER, Counter, Gauge, Labels, Metrics
 from receiver.domain.model import DeliveryStatus
+from receiver.domain.slot_keys import OTHER_MODELS, SlotLimit, split_slot_key
+from receiver.kling.models import KNOWN_MODELS
 from receiver.store.interfaces import StoreSnapshot, Total
 
-SlotLimits = Callable[[], Mapping[Labels, int]]
-"""Returns the limits of slots by pack, model and kind."""
+SlotLimits = Callable[[], Sequence[SlotLimit]]
+"""Returns the configured and learned limits of slots."""
 
-_ALL_MODELS = "all"
+_ANY_MODEL = "any"
 _MAX_UNITS = 50
 
 
@@ -24,16 +26,28 @@ def build_info() -> Gauge:
     return Gauge(name="build_info", text="The versions in use.", labels=("version", "python"), values=values)
 
 
-def slots(snapshot: StoreSnapshot, limits: Mapping[Labels, int]) -> Gauge:
-    """Return the slots in use, and the configured and learned limits."""
-    used: dict[Labels, float] = {
-        (pack, _ALL_MODELS, "used"): count for pack, count in (snapshot.slots_in_use or {}).items()
-    }
+def slots(snapshot: StoreSnapshot, limits: Sequence[SlotLimit]) -> Gauge:
+    """Return the slots in use, and the configured and learned limits.
+
+    Clients name models, so only those of the catalogue and of the configuration have a label. The others share one,
+    without limits.
+    """
+    listed = KNOWN_MODELS | {split_slot_key(each.key)[1] for each in limits if each.is_named} | {"", OTHER_MODELS}
+    values: defaultdict[Labels, float] = defaultdict(float)
+    for each in limits:
+        pack, model = split_slot_key(each.key)
+        if model in listed and each.limit:
+            values[pack, model or _ANY_MODEL, "limit"] = each.limit
+        if model in listed and each.learned is not None:
+            values[pack, model or _ANY_MODEL, "learned"] = each.learned
+    for key, count in (snapshot.slots_in_use or {}).items():
+        pack, model = split_slot_key(key)
+        values[pack, (model or _ANY_MODEL) if model in listed else OTHER_MODELS, "used"] += count
     return Gauge(
         name="slots",
         text="Slots: in use, the configured limit, the learned limit.",
         labels=("pack", "model", "kind"),
-        values={**limits, **used},
+        values=values,
     )
 
 

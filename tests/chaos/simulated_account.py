@@ -1,7 +1,9 @@
 """A Kling account in virtual time: the simulator, reached without sockets, records when slots are idle."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -26,52 +28,61 @@ _RATE_LIMIT_CODE = 1302
 
 @dataclass(frozen=True, slots=True)
 class IdleGap:
-    """A period in which a slot was idle although jobs waited: its length, and how many 1303 answers preceded it.
+    """A period in which a slot of a key was idle although its jobs waited: its length, and the 1302 answers before it.
 
-    It counts from the last accepted job: earlier 1303 answers still delay the next create.
+    It counts from the moment of the last accepted job: earlier 1302 answers still delay the next create.
     """
 
+    key: str
     seconds: float
     rate_limited: int
 
 
 class SimulatedAccount(Simulator):
-    """Knows how many jobs are still to come, and so when a slot is idle that a job could use."""
+    """Knows how many jobs of each slot key are still to come, and so when a slot is idle that a job could use."""
 
-    def __init__(self, options: Options, *, clock: VirtualClock, jobs: int) -> None:
+    def __init__(self, options: Options, *, clock: VirtualClock, jobs: Mapping[str, int]) -> None:
         super().__init__(options, clock=clock, rng=Random(7), base_url=HOST)
         self.gaps: list[IdleGap] = []
-        self.max_used_slots = 0
+        self.max_used: Counter[str] = Counter()
+        self.created: Counter[str] = Counter()
         self.error_codes: list[int] = []
+        self.rate_limited_at: list[float] = []
         self._jobs = jobs
         self._has_waiting_jobs = False
-        self._idle_since: datetime | None = None
-        self._errors_before = self._errors_until_accepted = 0
+        self._idle_since: dict[str, tuple[datetime, float]] = {}
+        self._last_accepted_at = 0.0
 
     def start_measuring(self) -> None:
         """Measure idle slots from now on: all jobs are submitted."""
         self._has_waiting_jobs = True
-        self._update_idle_gap()
+        for key in self._jobs:
+            self._update_idle_gap(key)
 
     def _store(self, task: Task) -> None:
         super()._store(task)
-        self._errors_until_accepted = len(self.error_codes)
-        self._update_idle_gap()
+        self._last_accepted_at = asyncio.get_running_loop().time()
+
+    def _start(self, task: Task) -> None:
+        super()._start(task)
+        self.created[task.slot_key] += 1
+        self._update_idle_gap(task.slot_key)
 
     def _finish(self, task: Task) -> None:
         super()._finish(task)
-        self._update_idle_gap()
+        self._update_idle_gap(task.slot_key)
 
-    def _update_idle_gap(self) -> None:
-        used = self._slots_used["image"]
-        self.max_used_slots = max(self.max_used_slots, used)
-        is_idle = self._has_waiting_jobs and used < self.options.image_slots and self.counts["created"] < self._jobs
-        if is_idle and self._idle_since is None:
-            self._idle_since, self._errors_before = self.clock.now(), self._errors_until_accepted
-        elif not is_idle and self._idle_since is not None:
-            too_fast = self.error_codes[self._errors_before :].count(_RATE_LIMIT_CODE)
-            self.gaps.append(IdleGap((self.clock.now() - self._idle_since).total_seconds(), too_fast))
-            self._idle_since = None
+    def _update_idle_gap(self, key: str) -> None:
+        used = self.slots.used(key)
+        self.max_used[key] = max(self.max_used[key], used)
+        is_full = used >= self.slots.plan.limit(key)
+        is_idle = self._has_waiting_jobs and not is_full and self.created[key] < self._jobs[key]
+        if is_idle:
+            self._idle_since.setdefault(key, (self.clock.now(), self._last_accepted_at))
+        elif key in self._idle_since:
+            since, accepted_at = self._idle_since.pop(key)
+            too_fast = sum(at >= accepted_at for at in self.rate_limited_at)
+            self.gaps.append(IdleGap(key, (self.clock.now() - since).total_seconds(), too_fast))
 
 
 @dataclass(slots=True)
@@ -80,6 +91,7 @@ class InProcessHttpClient:
 
     app: Any = None
     error_codes: list[int] = field(default_factory=list)
+    rate_limited_at: list[float] = field(default_factory=list)
 
     async def request(
         self,
@@ -102,7 +114,9 @@ class InProcessHttpClient:
         await asyncio.sleep(_LATENCY_SECONDS)
         answer = await asgi_request(self.app, method, path, headers, content, query=query)
         if answer.status == 429:
-            self.error_codes.append(httpx.Response(200, content=answer.body).json()["code"])
+            self.error_codes.append(json.loads(answer.body)["code"])
+            if self.error_codes[-1] == _RATE_LIMIT_CODE:
+                self.rate_limited_at.append(asyncio.get_running_loop().time())
         await asyncio.sleep(_LATENCY_SECONDS)
         return HttpResponse(status=answer.status, headers=answer.headers, body=answer.body)
 
@@ -130,12 +144,13 @@ class _HostTransport(httpx.AsyncBaseTransport):
 
 @asynccontextmanager
 async def a_simulated_account(
-    host: SimulatedHost, http_client: InProcessHttpClient, *, jobs: int, **options: Any
+    host: SimulatedHost, http_client: InProcessHttpClient, *, jobs: Mapping[str, int], **options: Any
 ) -> AsyncIterator[SimulatedAccount]:
-    """Run an account for this many jobs."""
+    """Run an account for this many jobs by slot key."""
     read = Options.parse({"check_images": False} | options)
     account = SimulatedAccount(read, clock=host.clock, jobs=jobs)
-    http_client.app, account.error_codes = Api(account).app(), http_client.error_codes
+    http_client.app = Api(account).app()
+    account.error_codes, account.rate_limited_at = http_client.error_codes, http_client.rate_limited_at
     async with account, httpx.AsyncClient(transport=_HostTransport(host)) as client:
         account._callback_sender._clients |= dict.fromkeys((False, True), client)
         running = asyncio.create_task(account.run())

@@ -26,7 +26,7 @@ async def a_full_account(
 ) -> AsyncIterator[tuple[Receiver, Simulator, httpx2.AsyncClient]]:
     """Run a receiver whose gateway waits for a slot, in front of a Kling with one slot that is in use."""
     limit = f"slots = {{ image = {slots} }}"
-    async with a_kling(image_slots=1, processing_for=processing_for) as kling:
+    async with a_kling(slots="image=1", processing_for=processing_for) as kling:
         config = a_config(kling.url, more=f'[gateway]\nwait = "{wait}"\n', kling_more=limit).replace(
             "[kling]", f"{NAMED}[kling]"
         )

@@ -43,7 +43,7 @@ def has_made(simulator: Simulator, count: int) -> bool:
 
 async def test_each_job_of_a_file_is_created_once_through_kills(tmp_path: Path) -> None:
     path = write_jobs(tmp_path, failing=7)
-    async with a_kling(image_slots=SLOTS) as simulator:
+    async with a_kling(slots=f"image={SLOTS}") as simulator:
         config = a_config(simulator.url, kling_more=f"slots = {{ image = {SLOTS} }}")
         async with a_receiver(tmp_path, config) as receiver:
             argv = [ENDPOINT, "--body", f"@{path}", "--wait", "--json", "--batch", "all", "--close-batch"]
@@ -79,7 +79,7 @@ async def test_each_job_of_a_file_is_created_once_through_kills(tmp_path: Path) 
 
 async def test_queued_jobs_of_a_file_stay_cancelled_through_a_kill(tmp_path: Path) -> None:
     path = write_jobs(tmp_path)
-    async with a_kling(image_slots=SLOTS, processing_for="10m") as simulator:
+    async with a_kling(slots=f"image={SLOTS}", processing_for="10m") as simulator:
         config = a_config(simulator.url, kling_more=f"slots = {{ image = {SLOTS} }}")
         async with a_receiver(tmp_path, config) as receiver:
             where = ["--config", str(receiver.config_path)]

@@ -24,7 +24,7 @@ BRIEFLY = 'timeout = "1s"'
 
 
 async def test_jobs_beyond_the_slots_wait_for_a_free_slot(tmp_path: Path) -> None:
-    async with a_sink() as sink, a_kling(image_slots=2) as kling:
+    async with a_sink() as sink, a_kling(slots="image=2") as kling:
         slots = "slots = { image = 2 }"
         config = a_config(kling.url, kling_more=slots, more=a_webhook_route(sink))
         async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
@@ -40,7 +40,7 @@ async def test_jobs_beyond_the_slots_wait_for_a_free_slot(tmp_path: Path) -> Non
 async def test_the_slot_limit_is_learned_from_1303(tmp_path: Path) -> None:
     async with (
         a_sink() as sink,
-        a_kling(image_slots=1) as kling,
+        a_kling(slots="image=1") as kling,
         a_receiver(tmp_path, a_config(kling.url, more=a_webhook_route(sink))) as receiver,
         receiver.client() as client,
     ):

@@ -27,7 +27,7 @@ IMAGES: dict[str, tuple[dict[str, Any], ...]] = {"images": ({"index": 0, "url": 
 POLL = poll_policy(PollSettings())
 
 
-_QUEUEING = ("pack", "weight", "priority", "share", "attempts")
+_QUEUEING = ("slot_key", "weight", "priority", "share", "attempts")
 
 
 def a_task(**changes: Any) -> Task:
@@ -43,7 +43,7 @@ def a_task(**changes: Any) -> Task:
         endpoint="images/multi-image2image",
         kling_id="k1",
         external_task_id="tsk_1",
-        queueing=Queueing(**{"pack": "image"} | queueing),
+        queueing=Queueing(**{"slot_key": "image"} | queueing),
         created_at=START,
         updated_at=START,
         due_at=START + POLL.after,

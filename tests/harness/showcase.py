@@ -36,7 +36,7 @@ async def a_showcase(folder: Path, *, tasks: int = 100) -> AsyncIterator[Receive
     """Run a receiver, and let it do a day's work."""
     async with (
         a_kling(
-            submitted_for="200ms", processing_for="600ms", check_images=False, image_slots=6, video_slots=3
+            submitted_for="200ms", processing_for="600ms", check_images=False, slots=["image=6", "video=3"]
         ) as kling,
         a_sink() as good,
         a_sink() as broken,

@@ -143,7 +143,7 @@ class TestRefusals:
         assert (answer.status_code, answer.json()["code"]) == (400, 1201)
 
     async def test_a_task_uses_its_slots_to_its_end_and_an_image_task_uses_n(self, start: Start) -> None:
-        caller = await start(image_slots=3, video_slots=1, processing_for="1m")
+        caller = await start(slots=["image=3", "video=1"], processing_for="1m")
         await caller.create(n=2)
         await caller.create("/v1/videos/text2video", prompt="a cat")
 

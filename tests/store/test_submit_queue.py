@@ -11,7 +11,7 @@ from receiver.store.interfaces import ById, Change
 
 async def add_queued_task(store: Store, name: str, **changes: Any) -> Task:
     """Store a queued task that is due."""
-    given: dict[str, Any] = {"state": TaskState.QUEUED, "due_at": at(0), "started_at": None, "pack": "image"}
+    given: dict[str, Any] = {"state": TaskState.QUEUED, "due_at": at(0), "started_at": None, "slot_key": "image"}
     return await store.tasks.add(a_task(id=name, **given | changes), b"{}")
 
 
@@ -37,16 +37,16 @@ async def test_an_empty_queue_has_no_head(store: Store) -> None:
 
 
 async def test_each_pack_has_its_own_queue(store: Store) -> None:
-    await add_queued_task(store, "tsk_3", pack="video")
-    await add_queued_task(store, "tsk_4", pack="video")
-    await add_queued_task(store, "tsk_1", pack="image")
-    await add_queued_task(store, "tsk_2", pack=None)
+    await add_queued_task(store, "tsk_3", slot_key="video")
+    await add_queued_task(store, "tsk_4", slot_key="video")
+    await add_queued_task(store, "tsk_1", slot_key="image")
+    await add_queued_task(store, "tsk_2", slot_key="")
 
     heads = await store.tasks.next_queued(now=at(10))
 
-    assert [(task.id, task.queueing.pack) for task in heads] == [
+    assert [(task.id, task.queueing.slot_key) for task in heads] == [
         ("tsk_1", "image"),
-        ("tsk_2", None),
+        ("tsk_2", ""),
         ("tsk_3", "video"),
     ]
 
@@ -66,7 +66,7 @@ async def test_the_longest_due_task_is_next(store: Store) -> None:
 
 async def test_a_higher_priority_is_before_an_older_task(store: Store) -> None:
     await add_queued_task(store, "tsk_1", priority=-1)
-    await add_queued_task(store, "tsk_2", pack="video")
+    await add_queued_task(store, "tsk_2", slot_key="video")
     await add_queued_task(store, "tsk_3", priority=5)
     await add_queued_task(store, "tsk_4", priority=9, due_at=at(60))
 
@@ -83,7 +83,7 @@ async def test_the_share_with_the_fewest_slots_is_next(store: Store) -> None:
     await add_running_task(store, "tsk_b", started=2, share="few", weight=1)
     await add_running_task(store, "tsk_c", started=2, share="few", weight=1)
     await add_running_task(store, "tsk_d", started=3, share="fewest", weight=1)
-    await add_running_task(store, "tsk_e", started=0, share="fewest", weight=9, pack="video")
+    await add_running_task(store, "tsk_e", started=0, share="fewest", weight=9, slot_key="video")
 
     assert await next_queued(store) == ["tsk_9"]
 

@@ -117,7 +117,7 @@ async def test_slots_are_counted_by_pack_over_running_tasks(store: Store) -> Non
         (None, 1, TaskState.SUBMITTED),
     ]
     for n, (pack, weight, state) in enumerate(kinds):
-        await store.tasks.add(a_task(id=f"tsk_{n}", pack=pack, weight=weight, state=state), b"")
+        await store.tasks.add(a_task(id=f"tsk_{n}", slot_key=pack or "", weight=weight, state=state), b"")
 
     assert await store.tasks.slots_in_use() == {"image": 5, "video": 1}
     assert await store.tasks.slots_in_use(confirmed_only=True) == {"image": 4, "video": 1}

@@ -44,7 +44,7 @@ async def test_a_task_is_read_back_unchanged(store: Store) -> None:
 
 
 async def test_a_task_of_nulls_is_read_back_unchanged(store: Store) -> None:
-    task = a_task(endpoint=None, kling_id=None, external_task_id=None, pack=None, due_at=None)
+    task = a_task(endpoint=None, kling_id=None, external_task_id=None, slot_key="", due_at=None)
 
     await store.tasks.add(task, b"")
 

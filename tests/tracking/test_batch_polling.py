@@ -27,7 +27,7 @@ A_JOB = (
 
 async def add_new_api_tasks(system: TaskSystem, count: int) -> None:
     for number in range(count):
-        await add_stalled_tasks(system, 1, start=number, endpoint=NEW[number % 2], pack="video")
+        await add_stalled_tasks(system, 1, start=number, endpoint=NEW[number % 2], slot_key="video")
 
 
 def batch_sizes(system: TaskSystem) -> Counter[int]:

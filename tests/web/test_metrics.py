@@ -119,7 +119,7 @@ async def test_a_call_to_kling_is_counted_by_its_operation_and_code(web: WebApp)
     assert submitted.json()["state"] == "submitted"
     assert seen["kling_requests_total", "ok,create"] == 1
     assert seen["kling_request_seconds_count", ""] == 1
-    assert seen["slots", "used,all,image"] == 1
+    assert seen["slots", "used,kling-v1,image"] == 1
 
 
 async def test_pending_deliveries_and_held_routes_are_gauges(web: WebApp) -> None:

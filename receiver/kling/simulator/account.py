@@ -15,13 +15,22 @@ from typing import Any, Self
 from receiver.domain.clock import Clock
 from receiver.domain.model import Json
 from receiver.kling.simulator.callback_sender import CallbackSender
-from receiver.kling.simulator.endpoints import ApiError, Endpoint, Endpoints, callback_fields, prompt_of, validate
+from receiver.kling.simulator.endpoints import (
+    ApiError,
+    Endpoint,
+    Endpoints,
+    callback_fields,
+    prompt_of,
+    validate,
+    with_series_amount,
+)
 from receiver.kling.simulator.faults import ActiveFaults, Faults, parse_duration, to_json
 from receiver.kling.simulator.ledgers import Ledgers
 from receiver.kling.simulator.observer import Observer, ignore
 from receiver.kling.simulator.options import Options
 from receiver.kling.simulator.results import Results
 from receiver.kling.simulator.scheduler import Scheduler
+from receiver.kling.simulator.slots import Slots
 from receiver.kling.simulator.tasks import (
     FAILED,
     PROCESSING,
@@ -81,7 +90,7 @@ class Simulator:
         self._tasks: OrderedDict[str, Task] = OrderedDict()
         self._by_id: dict[str, Task] = {}  # by Kling's id and by the gateway's id
         self._by_external_id: dict[str, Task] = {}
-        self._slots_used = dict.fromkeys(options.slots, 0)
+        self.slots = Slots(options.slots)
         self._recent_creates: deque[datetime] = deque()
         self._last_id = 0
 
@@ -126,11 +135,11 @@ class Simulator:
             external = ""
         if external in self._by_external_id:
             raise ApiError(1201, "external_task_id already exists")
-        weight = endpoint.slot_weight(body)
-        self._acquire_slots(endpoint, weight)
-        task = self._new_task(
-            endpoint, body, external=external, callback_url=fields.get("callback_url") or None, weight=weight
-        )
+        body = with_series_amount(body, self._task_rng)
+        slot_key, weight = self.slots.plan.key(endpoint, body), endpoint.slot_weight(body)
+        self.slots.acquire(slot_key, weight)
+        task = self._new_task(endpoint, body, external=external, callback_url=fields.get("callback_url") or None)
+        task.slot_key, task.weight, task.price = slot_key, weight, self.ledgers.price(weight)
         self._store(task)
         self._start(task)
         return task
@@ -196,25 +205,13 @@ class Simulator:
             "url": self.url,
             "faults": self.current_settings(),
             "counts": self.counts | counts,
-            "slots": {
-                pack: {"used": self._slots_used[pack], "limit": limit} for pack, limit in self.options.slots.items()
-            },
+            "slots": self.slots.as_json(),
             "tasks": [_task_json(task) for task in self._tasks.values()],
             "creates": list(self.creates),
             "pushes": list(sender.sent),
         }
 
-    def _acquire_slots(self, endpoint: Endpoint, weight: int) -> None:
-        if endpoint.pack is None:
-            return
-        limit = self.options.slots[endpoint.pack]
-        if limit and self._slots_used[endpoint.pack] + weight > limit:
-            raise ApiError(1303)
-        self._slots_used[endpoint.pack] += weight
-
-    def _new_task(
-        self, endpoint: Endpoint, body: Json, *, external: str, callback_url: str | None, weight: int
-    ) -> Task:
+    def _new_task(self, endpoint: Endpoint, body: Json, *, external: str, callback_url: str | None) -> Task:
         task_id, now = self._new_id(), self.clock.now()
         rng = Random(self._task_rng.getrandbits(64))  # noqa: S311 - one per task, so a seed repeats it
         gateway_id = "task_01" + "".join(rng.choices(_GATEWAY_ALPHABET, k=24))
@@ -228,8 +225,6 @@ class Simulator:
             rng=rng,
             created_at=now,
             update=TaskUpdate(status=SUBMITTED, at=now),
-            weight=weight,
-            price=self.ledgers.price(weight),
         )
 
     def _new_id(self) -> str:
@@ -268,8 +263,7 @@ class Simulator:
         self._scheduler.schedule(self.clock.now() + lasts, partial(self._finish, task))
 
     def _finish(self, task: Task) -> None:
-        if task.endpoint.pack is not None:
-            self._slots_used[task.endpoint.pack] -= task.weight
+        self.slots.release(task.slot_key, task.weight)
         now, fail_mark = self.clock.now(), _FAIL_MARK.search(prompt_of(task.body))
         if fail_mark or self.active_faults.triggers("fail", task.rng):
             reason = (fail_mark and fail_mark[1]) or self.active_faults.current.fail_reason

@@ -5,6 +5,7 @@ import binascii
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 
 from receiver.domain.model import Json
 
@@ -172,10 +173,22 @@ class Endpoints:
 
 def image_count(body: Json) -> int:
     """Return how many images a body requests; an omni-image series has its own member."""
-    if body.get("result_type") == "series" and isinstance(body.get("series_amount"), int):
-        return max(1, int(body["series_amount"]))
-    number = body.get("n", 1)
+    settings = body.get("settings")  # of the new generation
+    fields = settings if isinstance(settings, dict) else body
+    if fields.get("result_type") == "series" and isinstance(fields.get("series_amount"), int):
+        return max(1, int(fields["series_amount"]))
+    number = fields.get("n", 1)
     return number if isinstance(number, int) and not isinstance(number, bool) and number > 0 else 1
+
+
+def with_series_amount(body: Json, rng: Random) -> Json:
+    """Return the body of a create. The length of a series that Kling may choose is chosen here."""
+    settings = body.get("settings")  # of the new generation
+    fields = settings if isinstance(settings, dict) else body
+    if fields.get("result_type") != "series" or isinstance(fields.get("series_amount"), int):
+        return body
+    chosen = fields | {"series_amount": rng.randint(2, _MAX_IMAGES)}
+    return body | {"settings": chosen} if fields is settings else chosen
 
 
 def prompt_of(body: Json) -> str:

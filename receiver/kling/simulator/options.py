@@ -7,6 +7,7 @@ from typing import Any
 
 from receiver.kling.simulator.endpoints import Endpoints
 from receiver.kling.simulator.faults import NO_FAULTS, Faults, parse_duration
+from receiver.kling.simulator.slots import NO_PLAN, SlotPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,8 +15,8 @@ class Options:
     """Options of a simulated account.
 
     Without ``api_key`` and ``access_key`` any key is accepted, but one is required. The dialect "gateway" also accepts
-    subject images as plain strings. For ``video_slots``, ``image_slots`` and ``rate`` (creates per second), 0 means no
-    limit. A ``postpaid`` account pays with money, any other with units from packs of ``pack_units``. A task stays
+    subject images as plain strings. ``slots`` is the plan of the account. For ``rate`` (creates per second), 0 means
+    no limit. A ``postpaid`` account pays with money, any other with units from packs of ``pack_units``. A task stays
     ``submitted_for`` and ``processing_for`` in these statuses; ``push_submitted`` also sends a callback for the first.
     ``endpoints`` are additional ones, as :class:`Endpoints` parses them. ``keep`` limits the recorded tasks and creates
     and the charges; four times as many callbacks are kept.
@@ -28,8 +29,7 @@ class Options:
     secret_key: str = field(default="", repr=False)
     signing_secrets: tuple[str, ...] = field(default=(), repr=False)
     dialect: str = "official"
-    video_slots: int = 0
-    image_slots: int = 0
+    slots: SlotPlan = NO_PLAN
     rate: int = 0
     postpaid: bool = False
     pack_units: int = 10_000
@@ -62,11 +62,6 @@ class Options:
         faults = Faults.parse({name: value for name, value in given.items() if name not in _PARSERS})
         return cls(**{"faults": faults} | options)
 
-    @property
-    def slots(self) -> Mapping[str, int]:
-        """Parallel tasks that each pack allows; 0 means no limit."""
-        return {"video": self.video_slots, "image": self.image_slots}
-
 
 def _parse_texts(raw: object) -> tuple[str, ...]:
     return (raw,) if isinstance(raw, str) else tuple(str(part) for part in raw) if isinstance(raw, list | tuple) else ()
@@ -84,5 +79,6 @@ _BY_TYPE: dict[type, Callable[[object], object]] = {
     tuple: _parse_texts,
     timedelta: parse_duration,
     Faults: _unchanged,
+    SlotPlan: SlotPlan.parse,
 }
 _PARSERS = {each.name: _BY_TYPE[type(each.default)] for each in fields(Options)}

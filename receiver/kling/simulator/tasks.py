@@ -59,6 +59,7 @@ class Task:
     rng: Random
     created_at: datetime
     update: TaskUpdate
+    slot_key: str = ""
     weight: int = 1
     price: Decimal = Decimal(1)
     query_count: int = 0

@@ -132,9 +132,9 @@ class TaskStore(Protocol):
         ...
 
     async def next_queued(self, *, now: datetime, head_ids: Sequence[str] = ()) -> Sequence[Task]:
-        """Return the due queued task that is next in each pack, highest priority first; nothing is claimed.
+        """Return the due queued task that is next of each slot key, highest priority first; nothing is claimed.
 
-        Within a pack's highest priority, a task in *head_ids* is first. Otherwise it is the longest due task of
+        Within a key's highest priority, a task in *head_ids* is first. Otherwise it is the longest due task of
         the share that uses the fewest slots. Ties go to the share served least recently.
         """
         ...
@@ -147,8 +147,11 @@ class TaskStore(Protocol):
         """Set the fair share of each queued or running task to its value of *tag*, or "" without one."""
         ...
 
-    async def slots_in_use(self, *, confirmed_only: bool = False) -> Mapping[str, int]:
-        """Return the slots that running tasks use, by pack; *confirmed_only* ignores tasks still submitting."""
+    async def slots_in_use(self, *, confirmed_only: bool = False, absent: Sequence[str] = ()) -> Mapping[str, int]:
+        """Return the slots that running tasks use, by slot key; *confirmed_only* ignores tasks still submitting.
+
+        Of those, the ids in *absent* are never counted: Kling does not know these tasks.
+        """
         ...
 
     async def add_events(self, events: Sequence[Event], deliveries: Sequence[Delivery]) -> None:

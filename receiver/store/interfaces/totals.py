@@ -21,7 +21,7 @@ class Total(StrEnum):
 class StoreSnapshot:
     """The state of a store at one moment. A part is None if reading it took too long.
 
-    ``totals`` maps each total to its amounts by label. ``slots_in_use`` is by pack. Sizes are bytes.
+    ``totals`` maps each total to its amounts by label. ``slots_in_use`` is by slot key. Sizes are bytes.
     """
 
     tasks: Mapping[str, int] | None = None

@@ -111,7 +111,7 @@ class PostgresTaskStore:
         return None if due_at is None else from_micros(due_at)
 
     async def next_queued(self, *, now: datetime, head_ids: Sequence[str] = ()) -> Sequence[Task]:
-        """Return the queued task that is next in each pack."""
+        """Return the queued task that is next of each slot key."""
         found = await self._hot.read(fetch, "next_queued_tasks", {"now": micros(now), "head_ids": head_ids})
         return [rows.task(row) for row in found]
 
@@ -123,10 +123,11 @@ class PostgresTaskStore:
         """Set the fair share of each queued or running task to its value of *tag*."""
         await self._writer.execute(_ASSIGN_FAIR_SHARES, tag)
 
-    async def slots_in_use(self, *, confirmed_only: bool = False) -> Mapping[str, int]:
-        """Return the slots that running tasks use, by pack."""
-        found = await self._hot.read(fetch, "slots_in_use", {"confirmed_only": confirmed_only or None})
-        return {row["pack"]: row["slots"] for row in found}
+    async def slots_in_use(self, *, confirmed_only: bool = False, absent: Sequence[str] = ()) -> Mapping[str, int]:
+        """Return the slots that running tasks use, by slot key."""
+        arguments = {"confirmed_only": confirmed_only or None, "absent": absent or None}
+        found = await self._hot.read(fetch, "slots_in_use", arguments)
+        return {row["slot_key"]: row["slots"] for row in found}
 
     async def add_events(self, events: Sequence[Event], deliveries: Sequence[Delivery]) -> None:
         """Store events without a task, and deliveries."""

@@ -259,15 +259,18 @@ def queued_creates(connection: sqlite3.Connection) -> Sequence[Task]:
 
 
 def next_queued(connection: sqlite3.Connection, now: datetime, head_ids: Sequence[str]) -> Sequence[Task]:
-    """Return the queued task that is next in each pack."""
+    """Return the queued task that is next of each slot key."""
     arguments = {"now": micros(now), "head_ids": json.dumps(head_ids)}
     return [rows.task(row) for row in connection.execute(sql("next_queued_tasks"), arguments)]
 
 
-def slots_in_use(connection: sqlite3.Connection, *, confirmed_only: bool) -> Mapping[str, int]:
-    """Return the slots that running tasks use, by pack; *confirmed_only* ignores tasks still submitting."""
-    statement = queries()["slots_in_use"].with_optional({"confirmed_only": confirmed_only or None})
-    return {row["pack"]: row["slots"] for row in connection.execute(statement)}
+def slots_in_use(
+    connection: sqlite3.Connection, *, confirmed_only: bool = False, absent: Sequence[str] = ()
+) -> Mapping[str, int]:
+    """Return the slots that running tasks use, by slot key, without tasks that are submitting and *absent* at Kling."""
+    arguments = {"absent": json_list(absent)}
+    statement = queries()["slots_in_use"].with_optional(arguments | {"confirmed_only": confirmed_only or None})
+    return {row["slot_key"]: row["slots"] for row in connection.execute(statement, arguments)}
 
 
 def page(

@@ -109,7 +109,7 @@ class SqliteTaskStore:
         return await self._hot.read(catalog.next_task_due, states, after)
 
     async def next_queued(self, *, now: datetime, head_ids: Sequence[str] = ()) -> Sequence[Task]:
-        """Return the queued task that is next in each pack."""
+        """Return the queued task that is next of each slot key."""
         return await self._hot.read(catalog.next_queued, now, head_ids)
 
     async def queued_creates(self) -> Sequence[Task]:
@@ -120,9 +120,9 @@ class SqliteTaskStore:
         """Set the fair share of each queued or running task to its value of *tag*."""
         await self._writer.execute(_ASSIGN_FAIR_SHARES, tag)
 
-    async def slots_in_use(self, *, confirmed_only: bool = False) -> Mapping[str, int]:
-        """Return the slots that running tasks use, by pack."""
-        return await self._hot.read(catalog.slots_in_use, confirmed_only=confirmed_only)
+    async def slots_in_use(self, *, confirmed_only: bool = False, absent: Sequence[str] = ()) -> Mapping[str, int]:
+        """Return the slots that running tasks use, by slot key."""
+        return await self._hot.read(catalog.slots_in_use, confirmed_only=confirmed_only, absent=absent)
 
     async def add_events(self, events: Sequence[Event], deliveries: Sequence[Delivery]) -> None:
         """Store events without a task, and deliveries."""

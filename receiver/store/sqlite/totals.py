@@ -70,7 +70,7 @@ def _snapshot(connection: sqlite3.Connection, path: Path, disk_space: DiskSpace)
         tasks=read(lambda each: catalog.counts(each, None, None)),
         backlog=read(catalog.backlog),
         route_states=read(catalog.route_states),
-        slots_in_use=read(lambda each: catalog.slots_in_use(each, confirmed_only=False)),
+        slots_in_use=read(catalog.slots_in_use),
         totals=read(_read_totals),
         size=_size(path),
         wal_size=_size(wal_path(path)),

@@ -21,7 +21,7 @@ from receiver.web.resources.routes import RouteStates, RouteStateStore
 from receiver.web.resources.tasks import Submitter
 
 SlotsInUse: TypeAlias = Callable[[], Awaitable[Mapping[str, int]]]
-"""Returns the slots that running tasks use, by pack."""
+"""Returns the slots that running tasks use, by slot key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

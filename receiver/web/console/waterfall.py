@@ -169,12 +169,12 @@ def _submit(task: Task, explanation: TaskExplanation, now: datetime) -> Iterator
         yield Bar(
             key="queue",
             title="Wait for a slot",
-            note=task.queueing.pack or "",
+            note=task.queueing.slot_key,
             kind="muted",
             start=task.created_at,
             end=end,
             is_open=is_waiting,
-            facts=[("Pack", task.queueing.pack or "none"), ("Priority", str(task.queueing.priority))],
+            facts=[("Slots of", task.queueing.slot_key or "no pack"), ("Priority", str(task.queueing.priority))],
         )
 
 

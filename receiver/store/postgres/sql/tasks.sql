@@ -14,14 +14,14 @@ FROM (
 -- Inserts a new task: the columns that never change, then the others.
 INSERT INTO tasks (
     id, origin, created_at, batch, idempotency_key, priority, fair_share, state, updated_at, token_hash, endpoint,
-    label, tags, kling_id, external_task_id, reply_to, message, kling_state, end_reason, is_end_unverified, pack,
+    label, tags, kling_id, external_task_id, reply_to, message, kling_state, end_reason, is_end_unverified, slot_key,
     weight, attempts, poll_count, empty_result_count, redundant_push_count, started_at, polled_at, push_poll_at,
     stuck_at, due_at, expires_at, client_callbacks
 )
 VALUES (
     :id, :origin, :created_at, :batch, :idempotency_key, :priority, :fair_share, :state, :updated_at, :token_hash,
     :endpoint, :label, :tags, :kling_id, :external_task_id, :reply_to, :message, :kling_state, :end_reason,
-    :is_end_unverified, :pack, :weight, :attempts, :poll_count, :empty_result_count, :redundant_push_count,
+    :is_end_unverified, :slot_key, :weight, :attempts, :poll_count, :empty_result_count, :redundant_push_count,
     :started_at, :polled_at, :push_poll_at, :stuck_at, :due_at, :expires_at, :client_callbacks
 );
 
@@ -148,13 +148,14 @@ FROM (
 ) AS next;
 
 -- name: slots_in_use
--- Counts the slots that running tasks use, by pack.
-SELECT pack, SUM(weight) AS slots
+-- Counts the slots that running tasks use, by slot key.
+SELECT slot_key, SUM(weight) AS slots
 FROM tasks
 WHERE state IN ('submitting', 'submitted', 'processing')
-  AND pack <> ''
+  AND slot_key <> ''
   AND state <> 'submitting' -- if confirmed_only
-GROUP BY pack;
+  AND NOT (state = 'submitting' AND id = ANY(:absent::text[])) -- if absent
+GROUP BY slot_key;
 
 -- name: queued_creates
 -- Lists the queued tasks of gateway clients.
@@ -165,74 +166,74 @@ WHERE state = 'queued'
 ORDER BY id;
 
 -- name: next_queued_tasks
--- Finds the next queued task of each pack. Within the highest priority, that is a task in *head_ids* or else the
+-- Finds the next queued task of each slot key. Within the highest priority, that is a task in *head_ids* or else the
 -- longest due task of the share with the fewest slots in use. Ties go to the share served least recently.
--- It skips from pack to pack and from share to share in the index, so the number of tasks in a share does not matter.
-WITH RECURSIVE packs (pack) AS (
-    SELECT MIN(pack)
+-- It skips from key to key and from share to share in the index, so the number of tasks in a share does not matter.
+WITH RECURSIVE slot_keys (slot_key) AS (
+    SELECT MIN(slot_key)
     FROM tasks
     WHERE state = 'queued'
     UNION ALL
     SELECT (
-        SELECT MIN(tasks.pack)
+        SELECT MIN(tasks.slot_key)
         FROM tasks
         WHERE tasks.state = 'queued'
-          AND tasks.pack > packs.pack
+          AND tasks.slot_key > slot_keys.slot_key
     )
-    FROM packs
-    WHERE packs.pack IS NOT NULL
+    FROM slot_keys
+    WHERE slot_keys.slot_key IS NOT NULL
 ),
-top_priorities (pack, priority) AS MATERIALIZED (
+top_priorities (slot_key, priority) AS MATERIALIZED (
     SELECT
-        packs.pack,
+        slot_keys.slot_key,
         (
             SELECT tasks.priority
             FROM tasks
             WHERE tasks.state = 'queued'
-              AND tasks.pack = packs.pack
+              AND tasks.slot_key = slot_keys.slot_key
               AND tasks.due_at <= :now
             ORDER BY tasks.priority DESC
             LIMIT 1
         )
-    FROM packs
-    WHERE packs.pack IS NOT NULL
+    FROM slot_keys
+    WHERE slot_keys.slot_key IS NOT NULL
 ),
-shares (pack, priority, fair_share) AS (
+shares (slot_key, priority, fair_share) AS (
     SELECT
-        top_priorities.pack,
+        top_priorities.slot_key,
         top_priorities.priority,
         (
             SELECT MIN(tasks.fair_share)
             FROM tasks
             WHERE tasks.state = 'queued'
-              AND tasks.pack = top_priorities.pack
+              AND tasks.slot_key = top_priorities.slot_key
               AND tasks.priority = top_priorities.priority
         )
     FROM top_priorities
     WHERE top_priorities.priority IS NOT NULL
     UNION ALL
     SELECT
-        shares.pack,
+        shares.slot_key,
         shares.priority,
         (
             SELECT MIN(tasks.fair_share)
             FROM tasks
             WHERE tasks.state = 'queued'
-              AND tasks.pack = shares.pack
+              AND tasks.slot_key = shares.slot_key
               AND tasks.priority = shares.priority
               AND tasks.fair_share > shares.fair_share
         )
     FROM shares
     WHERE shares.fair_share IS NOT NULL
 ),
-candidates (pack, id, is_head, slots_in_use, served_at) AS MATERIALIZED (
+candidates (slot_key, id, is_head, slots_in_use, served_at) AS MATERIALIZED (
     SELECT
-        shares.pack,
+        shares.slot_key,
         (
             SELECT tasks.id
             FROM tasks
             WHERE tasks.state = 'queued'
-              AND tasks.pack = shares.pack
+              AND tasks.slot_key = shares.slot_key
               AND tasks.priority = shares.priority
               AND tasks.fair_share = shares.fair_share
               AND tasks.due_at <= :now
@@ -244,28 +245,28 @@ candidates (pack, id, is_head, slots_in_use, served_at) AS MATERIALIZED (
             SELECT COALESCE(SUM(tasks.weight), 0)
             FROM tasks
             WHERE tasks.state IN ('submitting', 'submitted', 'processing')
-              AND tasks.pack = shares.pack
+              AND tasks.slot_key = shares.slot_key
               AND tasks.fair_share = shares.fair_share
         ),
         (
             SELECT COALESCE(MAX(tasks.started_at), 0)
             FROM tasks
             WHERE tasks.started_at IS NOT NULL
-              AND tasks.pack = shares.pack
+              AND tasks.slot_key = shares.slot_key
               AND tasks.fair_share = shares.fair_share
         )
     FROM shares
     WHERE shares.fair_share IS NOT NULL
     UNION ALL
-    SELECT tasks.pack, tasks.id, TRUE, 0, 0
+    SELECT tasks.slot_key, tasks.id, TRUE, 0, 0
     FROM tasks
-    JOIN top_priorities ON top_priorities.pack = tasks.pack AND top_priorities.priority = tasks.priority
+    JOIN top_priorities ON top_priorities.slot_key = tasks.slot_key AND top_priorities.priority = tasks.priority
     WHERE tasks.id = ANY(:head_ids)
       AND tasks.state = 'queued'
       AND tasks.due_at <= :now
 ),
 ranked (id, rank) AS (
-    SELECT id, ROW_NUMBER() OVER (PARTITION BY pack ORDER BY is_head DESC, slots_in_use, served_at, id)
+    SELECT id, ROW_NUMBER() OVER (PARTITION BY slot_key ORDER BY is_head DESC, slots_in_use, served_at, id)
     FROM candidates
     WHERE id IS NOT NULL
 )

@@ -12,6 +12,7 @@ from starlette.routing import Route as HttpRoute
 from receiver.domain.api_schema.resources import Route
 from receiver.domain.costs import CostGrouping
 from receiver.domain.model import Event, Task
+from receiver.domain.slot_keys import SlotLimit, split_slot_key
 from receiver.domain.tracked_alerts import AlertState
 from receiver.store.interfaces import BriefDelivery, EventSearch, Total
 from receiver.web.console import charts
@@ -39,7 +40,7 @@ class Concern:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gauge:
-    """The slots of one pack and model: in use, and the limit if one is known."""
+    """The slots of a pack, or of one of its models: in use, and the limit if one is known."""
 
     name: str
     used: int
@@ -125,22 +126,26 @@ class NowPage:
         return ends
 
 
-def slot_gauges(used: Mapping[str, int], limits: Mapping[tuple[str, ...], int]) -> Sequence[Gauge]:
-    """Return a gauge for each pack, and for each model with a limit of its own."""
-    names = sorted({(pack, model) for pack, model, _ in limits} | {(pack, "all") for pack in used})
-    gauges = []
-    for pack, model in names:
-        limit, learned = limits.get((pack, model, "limit")), limits.get((pack, model, "learned"))
-        known = min((each for each in (limit, learned) if each is not None), default=None)
-        count = used.get(pack, 0) if model == "all" else used.get(f"{pack}/{model}", 0)
-        share = count / known if known else 0.0
-        gauges.append(
-            Gauge(
-                name=pack if model == "all" else f"{pack} · {model}",
-                used=count,
-                limit=known,
-                is_learned=known is not None and known != limit,
-                bar=charts.share_bar(share, "warn" if share > _ALMOST_FULL else "ink"),
-            )
-        )
-    return gauges
+def slot_gauges(used: Mapping[str, int], limits: Sequence[SlotLimit]) -> Sequence[Gauge]:
+    """Return a gauge for each pack and model that is in use or has a limit of its own.
+
+    A pack alone is shown if it is in use, or if none of its models is shown.
+    """
+    known = {each.key: each for each in limits}
+    shown = {*used, *(each.key for each in limits if each.is_named or each.learned is not None)}
+    packs = {split_slot_key(key)[0] for key in shown}
+    shown |= {each.key for each in limits if each.limit and split_slot_key(each.key)[0] not in packs}
+    return [_slot_gauge(key, used.get(key, 0), known.get(key, SlotLimit(key=key))) for key in sorted(shown)]
+
+
+def _slot_gauge(key: str, used: int, limits: SlotLimit) -> Gauge:
+    limit = min((each for each in (limits.limit or None, limits.learned) if each is not None), default=None)
+    pack, model = split_slot_key(key)
+    share = used / limit if limit else 0.0
+    return Gauge(
+        name=f"{pack} · {model}" if model else pack,
+        used=used,
+        limit=limit,
+        is_learned=limit is not None and limit != limits.limit,
+        bar=charts.share_bar(share, "warn" if share > _ALMOST_FULL else "ink"),
+    )

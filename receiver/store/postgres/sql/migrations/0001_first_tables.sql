@@ -56,7 +56,7 @@ CREATE TABLE tasks (
     )),
     end_reason TEXT COLLATE "C" CHECK (end_reason IN ('cancelled', 'refused', 'unknown', 'timed_out')),
     is_end_unverified BOOLEAN NOT NULL DEFAULT FALSE,
-    pack TEXT COLLATE "C" NOT NULL,
+    slot_key TEXT COLLATE "C" NOT NULL,
     weight INTEGER NOT NULL CHECK (weight >= 0),
     priority INTEGER NOT NULL,
     fair_share TEXT COLLATE "C" NOT NULL,
@@ -82,9 +82,9 @@ CREATE INDEX tasks_due ON tasks (state, due_at, id) WHERE due_at IS NOT NULL;
 CREATE INDEX tasks_due_after_push ON tasks (due_at, id)
 WHERE push_poll_at IS NOT NULL AND (polled_at IS NULL OR polled_at < push_poll_at);
 CREATE INDEX tasks_by_state ON tasks (state);
-CREATE INDEX tasks_queued ON tasks (pack, priority, fair_share, due_at, id) WHERE state = 'queued';
-CREATE INDEX tasks_running ON tasks (pack, fair_share, weight) WHERE state IN ('submitting', 'submitted', 'processing');
-CREATE INDEX tasks_last_started ON tasks (pack, fair_share, started_at) WHERE started_at IS NOT NULL;
+CREATE INDEX tasks_queued ON tasks (slot_key, priority, fair_share, due_at, id) WHERE state = 'queued';
+CREATE INDEX tasks_running ON tasks (slot_key, fair_share, weight) WHERE state IN ('submitting', 'submitted', 'processing');
+CREATE INDEX tasks_last_started ON tasks (slot_key, fair_share, started_at) WHERE started_at IS NOT NULL;
 CREATE INDEX tasks_by_kling_id ON tasks (kling_id) WHERE kling_id IS NOT NULL;
 CREATE INDEX tasks_by_external_id ON tasks (external_task_id) WHERE external_task_id IS NOT NULL;
 CREATE INDEX tasks_of_batch ON tasks (batch, id, state) WHERE batch IS NOT NULL;
