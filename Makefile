@@ -16,7 +16,7 @@ EXTRAS := storage previews notify otel postgres mcp
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup $(EXTRAS) demo test check bench screenshots soak dist deb lock fmt
+.PHONY: help setup $(EXTRAS) demo test check bench clients screenshots soak dist deb lock fmt
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while read -r name what; do printf '  make %-11s %s\n' "$$name" "$$what"; done
@@ -44,6 +44,9 @@ check: $(VENV)/.dev ## check format, lint, types, import contracts and tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(PYTEST) $(SHARED)
+
+clients: $(VENV)/.dev ## install other people's clients of Kling, and run them against the gateway
+	DROP_IN=1 $(PYTEST) -n 0 tests/e2e/test_other_clients.py $(ARGS)
 
 bench: $(VENV)/.dev ## compare the speed with common alternatives (ARGS=--help)
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)

@@ -31,6 +31,7 @@ from receiver.web.console.gate import SessionAuth, is_visit
 from receiver.web.console.services import ConsoleSources
 from receiver.web.console.sessions import Sessions
 from receiver.web.gateway import ForwardApi, Gateway, GatewayCreates
+from receiver.web.key_pair_tokens import KeyPairTokens
 from receiver.web.named_tokens import NamedTokens
 from receiver.web.probes import ProbeRegistry
 from receiver.web.resources.alerts import AlertApi, AlertService
@@ -115,6 +116,7 @@ def admin_app(
         routes=[*_routes(services, console), *console.routes, *extra_routes],
         middleware=[
             Middleware(ErrorBoundary, render=partial(_render_error, console)),
+            Middleware(KeyPairTokens, tokens=[token, *named_tokens.values(), *([read_token] if read_token else [])]),
             Middleware(NamedTokens, tokens=named_tokens, token=token),
             Middleware(TokenAuth, token=token, read_token=read_token, listen=listen, hosts=hosts),
             Middleware(SessionAuth, gate=console.gate),
