@@ -60,7 +60,14 @@ const ends = {
   video: await ended(await kling.textToVideo({ prompt: "a cat" }), "queryTextToVideoTask", "Video"),
   animated: await ended(await kling.imageToVideo({ image: IMAGE, prompt: "it runs" }),
     "queryImageToVideoTask", "Video"),
+  many: await ended(await kling.multiImageToVideo({ image_list: [{ image: IMAGE }], prompt: "they dance" }),
+    "queryMultiImageToVideoTask", "Video"),
+  omniVideo: await ended(await kling.omniVideo({ prompt: "a bird" }), "queryOmniVideoTask", "Video"),
+  avatar: await ended(await kling.createAvatar({ image: IMAGE, audio_id: "audio-1" }), "queryAvatarTask", "Video"),
 };
+ends.extended = await ended(
+  await kling.extendVideo({ video_id: ends.video.answer.data.task_result.videos[0].id }),
+  "queryExtendVideoTask", "Video");
 const unknown = await kling.queryImageGenTask("no-such-task").catch((error) => error);
 const stranger = new KlingAPI({ baseUrl: BASE_URL, accessKey: "a", secretKey: "b".repeat(32) });
 const denied = await stranger.textToVideo({ prompt: "a cat" }).catch((error) => error);

@@ -6,11 +6,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from harness.factories import a_task
 from store.database_files import run_code
 
-from receiver.domain.errors import (
-    StoreError,
-)
+from receiver.domain.errors import StoreError
+from receiver.domain.model import ClientCallbacks
 from receiver.store.sqlite import maintenance
 from receiver.store.sqlite.database import connect_reader
 from receiver.store.sqlite.migrate import Migration, known_migrations, migrate, upgrade
@@ -82,3 +82,12 @@ def test_the_schema_refuses_to_change_a_final_delivery(raw: sqlite3.Connection) 
 
     with pytest.raises(sqlite3.IntegrityError, match="a final delivery never changes"):
         raw.execute("UPDATE deliveries SET status = 'pending', finished_at = NULL")
+
+
+async def test_the_schema_refuses_to_send_a_client_the_end_twice(path: Path, raw: sqlite3.Connection) -> None:
+    store = await SqliteStore.open(path)
+    await store.tasks.add(a_task(client_callbacks=ClientCallbacks.ENDED), b"")
+    await store.aclose()
+
+    with pytest.raises(sqlite3.IntegrityError, match="a client receives the end of its task once"):
+        raw.execute("UPDATE tasks SET client_callbacks = 'final'")

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from store.conftest import Store
 
 from receiver.domain.errors import Conflict
-from receiver.domain.model import Origin, Polling, TaskState
+from receiver.domain.model import ClientCallbacks, Origin, Polling, TaskState
 from receiver.store.interfaces import ById, Change
 
 TOKEN = sha256(b"token").digest()
@@ -23,7 +23,8 @@ async def test_a_task_is_read_back_unchanged(store: Store) -> None:
         label="ein Löwe",
         tags={"project": "ads", "schön": "🦁"},
         idempotency_key="key",
-        reply_to="https://client.example/hook",
+        reply_to="https://client.example/hook?a=%2F&b=ü#c",
+        client_callbacks=ClientCallbacks.FINAL,
         message="why",
         kling_state=TaskState.PROCESSING,
         weight=3,
