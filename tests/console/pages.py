@@ -4,10 +4,12 @@ import json
 import re
 from datetime import timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from harness.browser import Watched
 from harness.factories import a_delivery, a_push, a_task, an_event
+from harness.finished_tasks import a_finished_task
 from harness.web_app import TOKEN, WebApp
 from msgspec.structs import replace
 
@@ -25,6 +27,7 @@ from receiver.domain.model import (
     Verification,
 )
 from receiver.events.payload import envelope, task_data
+from receiver.kling.simulator.results import content
 from receiver.store.interfaces import ById, Change
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'><svg onload=alert(3)>{{7*7}}javascript:alert(4)"
@@ -110,11 +113,34 @@ async def fill(web: WebApp, *, text: str = "a red fox") -> dict[str, str]:
         "alerts": "/console/alerts?state=open,acknowledged,closed",
         "batches": "/console/batches",
         "batch": "/console/batches/spring",
+        "results": "/console/results",
+        "submit": "/console/submit",
+        "submit a video": "/console/submit?endpoint=videos/text2video",
         "costs": "/console/costs",
         "configuration": "/console/configuration",
         "manual": "/console/manual",
         "manual page": "/console/manual/routes",
     }
+
+
+async def add_results(web: WebApp, folder: Path, *, text: str = "a red fox") -> None:
+    """Store tasks with archived pictures, a video and a result that is still at Kling."""
+    for files in (
+        ((content("a", "image-0.png"), "image/png"), (content("b", "image-0.png"), "image/png")),
+        ((content("film", "video-0.mp4"), "video/mp4"),),
+        ((text.encode(), "text/html"),),
+        (None,),
+    ):
+        await a_finished_task(
+            web.store,
+            web.ids,
+            folder,
+            *files,
+            at=web.clock.now(),
+            label=text[:200],
+            batch="spring",
+            tags={"note": text[:200]},
+        )
 
 
 async def _fail(web: WebApp, delivery_id: str, route: str, text: str) -> None:

@@ -1,21 +1,61 @@
 """Every page in a real browser: both colour schemes, both widths, with and without scripts, and with hostile texts."""
 
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import pytest
+import pytest_asyncio
 from axe_playwright_python.base import AXE_FILE_PATH
-from console.pages import HOSTILE, fill, log_in
+from console.pages import HOSTILE, add_results, fill, log_in
 from harness.browser import a_page
-from harness.web_app import READ_TOKEN, WebApp
+from harness.listeners import serving
+from harness.web_app import READ_TOKEN, WebApp, a_web_app
 from playwright.async_api import Browser, Page
+
+from receiver.web.console.navigation import NAVIGATION
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 
 WIDTHS = (360, 1280)
-SCHEMES: dict[Literal["light", "dark"], list[str] | None] = {
-    "light": None,  # all rules
-    "dark": ["color-contrast", "link-in-text-block"],  # those about colours; the rest is the same
-}
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+AXE_OPTIONS = {"resultTypes": ["violations"], "preload": False}  # a page loads nothing that axe would have to fetch
+SEE_FOCUS = """() => {
+    window.seen = [];
+    const outlined = each => each && getComputedStyle(each).outlineStyle == "solid";
+    document.addEventListener("focusin", ({target}) =>
+        seen.push([target.outerHTML, outlined(target) || outlined(target.closest(".figures > div"))]));
+}"""
+TABS_OF_A_CONTROL = 8  # the parts of a time and its calendar, the buttons of a player
+REACHABLE = """() =>
+    [...document.querySelectorAll("a[href], button, input, select, textarea, summary, video, [tabindex]")]
+    .filter(each => each.checkVisibility() && !each.disabled && each.type != "hidden" && each.tabIndex >= 0)"""
+MISSED = f"() => ({REACHABLE})().map(each => each.outerHTML).filter(each => !seen.some(([it]) => it == each))"
+UNSEEN = "() => seen.filter(([, outlined]) => !outlined).map(([it]) => it)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """A service with something on each page, and the addresses of the pages."""
+
+    web: WebApp
+    paths: Mapping[str, str]
+
+    @property
+    def origin(self) -> str:
+        """Where the console is."""
+        return f"http://{self.web.admin}"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def shown(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Shown]:
+    """One service for all tests that only look."""
+    folder = tmp_path_factory.mktemp("shown")
+    async with serving(asyncio.Event()) as serve, a_web_app(serve, folder) as web:
+        await add_results(web, folder / "results")
+        yield Shown(web=web, paths=await fill(web))
 
 
 async def violations(page: Page) -> list[str]:
@@ -24,33 +64,43 @@ async def violations(page: Page) -> list[str]:
     found = []
     for width in WIDTHS:
         await page.set_viewport_size({"width": width, "height": 800})
-        for scheme, rules in SCHEMES.items():
+        for scheme in SCHEMES:
             await page.emulate_media(color_scheme=scheme)
-            report = await page.evaluate("rules => axe.run(rules ? {runOnly: rules} : {})", rules)
+            report = await page.evaluate("options => axe.run(options)", AXE_OPTIONS)
             found += [f"{scheme} {width} {each['id']}: {each['nodes'][0]['html']}" for each in report["violations"]]
         if await page.evaluate("document.documentElement.scrollWidth > innerWidth"):
             found.append(f"wider than {width}")
     return found
 
 
-async def test_no_page_has_a_barrier_in_either_scheme_or_width(browser: Browser, web: WebApp) -> None:
-    paths = await fill(web)
-    async with a_page(browser, f"http://{web.admin}") as visitor:
-        await visitor.open("/console/login")
-        found = {"login": await violations(visitor.page)}
-        await log_in(visitor)
-        for name, path in paths.items():
-            await visitor.open(path)
-            found[name] = await violations(visitor.page)
+async def test_every_page_of_the_menu_is_looked_at(shown: Shown) -> None:
+    assert {item.path for item in NAVIGATION} <= {path.partition("?")[0] for path in shown.paths.values()}
 
+
+async def test_no_page_has_a_barrier_in_either_scheme_or_width(browser: Browser, shown: Shown) -> None:
+    found: dict[str, list[str]] = {}
+
+    async def look_at(pages: list[tuple[str, str]]) -> None:
+        async with a_page(browser, shown.origin) as visitor:
+            await log_in(visitor)
+            for name, path in pages:
+                await visitor.open(path)
+                found[name] = await violations(visitor.page)
+
+    async with a_page(browser, shown.origin) as visitor:
+        await visitor.open("/console/login")
+        found["login"] = await violations(visitor.page)
+    pages = list(shown.paths.items())
+    await asyncio.gather(look_at(pages[::2]), look_at(pages[1::2]))  # a browser uses a process for each
+
+    assert len(found) == len(pages) + 1
     assert {name: each for name, each in found.items() if each} == {}
 
 
-async def test_every_page_works_without_scripts(browser: Browser, web: WebApp) -> None:
-    paths = await fill(web)
-    async with a_page(browser, f"http://{web.admin}", java_script_enabled=False) as visitor:
+async def test_every_page_works_without_scripts(browser: Browser, shown: Shown) -> None:
+    async with a_page(browser, shown.origin, java_script_enabled=False) as visitor:
         await log_in(visitor)
-        for path in paths.values():
+        for path in shown.paths.values():
             await visitor.open(path)
             assert await visitor.page.locator("main h1").count() == 1, path
         await visitor.open("/console")
@@ -59,7 +109,8 @@ async def test_every_page_works_without_scripts(browser: Browser, web: WebApp) -
             assert await visitor.page.locator("nav.menu a[aria-current=page]").inner_text() == item
 
 
-async def test_no_text_from_outside_becomes_part_of_a_page(browser: Browser, web: WebApp) -> None:
+async def test_no_text_from_outside_becomes_part_of_a_page(browser: Browser, web: WebApp, tmp_path: Path) -> None:
+    await add_results(web, tmp_path / "results", text=HOSTILE)
     paths = await fill(web, text=HOSTILE)
     async with a_page(browser, f"http://{web.admin}") as visitor:
         visitor.page.on("dialog", lambda dialog: visitor.complaints.append(dialog.message))
@@ -75,20 +126,33 @@ async def test_no_text_from_outside_becomes_part_of_a_page(browser: Browser, web
     assert shown == 3  # htmx, its extension and our own
 
 
-async def test_no_secret_is_on_a_page(browser: Browser, web: WebApp) -> None:
-    paths = await fill(web)
-    async with a_page(browser, f"http://{web.admin}") as visitor:
+async def test_no_secret_is_on_a_page(browser: Browser, shown: Shown) -> None:
+    async with a_page(browser, shown.origin) as visitor:
         await log_in(visitor)
-        for path in paths.values():
-            await visitor.open(path)
-            html = await visitor.page.content()
+        for path in shown.paths.values():
+            html = await (await visitor.page.request.get(shown.origin + path)).text()
             for secret in ("hidden-in", "kling-key", "the-admin-token", READ_TOKEN, "whsec_"):
                 assert secret not in html, (path, secret)
 
 
-async def test_the_keyboard_alone_reaches_a_task_and_its_details(browser: Browser, web: WebApp) -> None:
-    paths = await fill(web)
-    async with a_page(browser, f"http://{web.admin}") as visitor:
+async def test_the_keyboard_alone_reaches_everything_on_every_page(browser: Browser, shown: Shown) -> None:
+    async with a_page(browser, shown.origin) as visitor:
+        await log_in(visitor)
+        page, found = visitor.page, {}
+        for name, path in shown.paths.items():
+            await visitor.open(path)
+            await page.evaluate(SEE_FOCUS)
+            with_parts = await page.locator("input[type=datetime-local], video").count()
+            for _ in range(await page.evaluate(f"({REACHABLE})().length") + with_parts * TABS_OF_A_CONTROL):
+                await page.keyboard.press("Tab")
+            found[name] = await page.evaluate(MISSED) + await page.evaluate(UNSEEN)
+
+    assert {name: each for name, each in found.items() if each} == {}
+
+
+async def test_the_keyboard_alone_opens_a_task_and_its_details(browser: Browser, shown: Shown) -> None:
+    paths = shown.paths
+    async with a_page(browser, shown.origin) as visitor:
         await log_in(visitor)
         await visitor.open(paths["tasks"])
         page = visitor.page
@@ -111,8 +175,8 @@ async def test_the_keyboard_alone_reaches_a_task_and_its_details(browser: Browse
         assert await page.locator("#detail").count() == 0
 
 
-async def test_a_page_of_the_manual_links_to_the_others(browser: Browser, web: WebApp) -> None:
-    async with a_page(browser, f"http://{web.admin}") as visitor:
+async def test_a_page_of_the_manual_links_to_the_others(browser: Browser, shown: Shown) -> None:
+    async with a_page(browser, shown.origin) as visitor:
         await log_in(visitor)
         await visitor.open("/console/manual")
         subjects = await visitor.page.locator(".subjects a").all()
@@ -125,8 +189,8 @@ async def test_a_page_of_the_manual_links_to_the_others(browser: Browser, web: W
             assert set(inner) <= hrefs, href
 
 
-async def test_the_pictures_of_the_manual_are_shown(browser: Browser, web: WebApp) -> None:
-    async with a_page(browser, f"http://{web.admin}") as visitor:
+async def test_the_pictures_of_the_manual_are_shown(browser: Browser, shown: Shown) -> None:
+    async with a_page(browser, shown.origin) as visitor:
         await log_in(visitor)
         await visitor.open("/console/manual/console")
         widths = await visitor.page.locator("article img").evaluate_all("all => all.map(each => each.naturalWidth)")
