@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -33,11 +34,10 @@ _TEMPLATE = "template_store"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostgresServer:
-    """A running server: its folder with the socket, its port on the loopback address, and its process id."""
+    """A running server: its folder with the socket, its port on the loopback address, and its programs."""
 
     folder: Path
     port: int
-    pid: int
     programs: Path
 
     def url(self, database: str) -> str:
@@ -66,6 +66,10 @@ class PostgresServer:
         finally:
             await connection.close()
 
+    def stop(self, how: signal.Signals) -> None:
+        """Stop the server: SIGINT ends it in order, SIGQUIT at once. Its watcher starts it again."""
+        os.kill(int((self.folder / "data/postmaster.pid").read_text().split()[0]), how)
+
     async def create_template(self) -> None:
         """Create the database that those of the tests are copies of."""
         await self.execute(f"CREATE DATABASE {_TEMPLATE}")
@@ -93,9 +97,7 @@ def shared_server(folder: Path) -> Iterator[PostgresServer]:
         held = _join(pipe) or _start(folder, pipe)
     try:
         found = json.loads((folder / "postgres.json").read_text())
-        yield PostgresServer(
-            folder=Path(found["folder"]), port=found["port"], pid=found["pid"], programs=Path(found["programs"])
-        )
+        yield PostgresServer(folder=Path(found["folder"]), port=found["port"], programs=Path(found["programs"]))
     finally:
         os.close(held)
 

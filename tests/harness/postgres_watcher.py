@@ -55,8 +55,10 @@ def serve(folder: Path, programs: Path, password: str, users: "Users") -> None:
         port = free_port()
         initialize(programs, data, password)
         server = start(programs, data, port)
-        asyncio.run(make_template(folder, data, programs, port, server.pid))
-        users.wait_until_gone()
+        asyncio.run(make_template(folder, data, programs, port))
+        while not users.are_gone():
+            if server.poll() is not None:  # a test stopped it
+                server = start(programs, data, port)
     finally:
         if server is not None:
             server.send_signal(signal.SIGQUIT)
@@ -125,12 +127,12 @@ def start(programs: Path, data: Path, port: int) -> subprocess.Popen[bytes]:
     raise SystemExit("the server ended")
 
 
-async def make_template(folder: Path, data: Path, programs: Path, port: int, pid: int) -> None:
+async def make_template(folder: Path, data: Path, programs: Path, port: int) -> None:
     """Create the migrated template, then publish where the server is."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from harness.postgres import PostgresServer  # noqa: PLC0415 -- this is a program of its own
 
-    server = PostgresServer(folder=data, port=port, pid=pid, programs=programs)
+    server = PostgresServer(folder=data, port=port, programs=programs)
     for attempt in range(200):
         try:
             await server.execute("SELECT 1")
@@ -140,7 +142,7 @@ async def make_template(folder: Path, data: Path, programs: Path, port: int, pid
                 raise
             await asyncio.sleep(0.05)  # the server is starting up
     await server.create_template()
-    found = {"folder": str(data), "port": port, "pid": pid, "programs": str(programs)}
+    found = {"folder": str(data), "port": port, "programs": str(programs)}
     beside = folder / "postgres.json.new"
     beside.write_text(json.dumps(found))
     beside.rename(folder / "postgres.json")
@@ -155,18 +157,18 @@ class Users:
         self._poll = select.poll()
         self._poll.register(self._pipe, select.POLLIN)
 
-    def wait_until_gone(self) -> None:
-        """Wait until no process holds the other end of the pipe, and refuse new ones from then on."""
-        while True:
-            while not self._is_gone(1000):
-                pass
-            with self._lock.open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                if self._is_gone(0):  # no process joined meanwhile
-                    os.close(self._pipe)
-                    return
+    def are_gone(self) -> bool:
+        """Wait a moment for no process to hold the other end of the pipe; then refuse new ones and return True."""
+        if not self._is_hung_up(100):
+            return False
+        with self._lock.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not self._is_hung_up(0):  # a process joined meanwhile
+                return False
+            os.close(self._pipe)
+            return True
 
-    def _is_gone(self, milliseconds: int) -> bool:
+    def _is_hung_up(self, milliseconds: int) -> bool:
         return any(event & select.POLLHUP for _, event in self._poll.poll(milliseconds))
 
 

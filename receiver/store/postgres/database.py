@@ -5,7 +5,7 @@ No statement relies on the state of a session, so a connection may be a pooler's
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeAlias, TypeVar
 
@@ -195,11 +195,12 @@ class Connections:
         try:
             yield connection
         except asyncpg.PostgresError:
-            if connection.is_in_transaction():
-                connection.terminate()
+            with suppress(asyncpg.InterfaceError):  # the pool has already taken back a lost one
+                if connection.is_in_transaction():
+                    connection.terminate()
             raise
         except BaseException:
-            connection.terminate()
+            discard(connection)
             raise
         finally:
             await self._pool.release(connection)
@@ -237,6 +238,12 @@ class Connections:
                 await self._pool.close()
         except TimeoutError:
             self._pool.terminate()
+
+
+def discard(connection: Connection) -> None:
+    """Close a connection at once; the pool makes another one. The pool has already taken back a lost one."""
+    with suppress(asyncpg.InterfaceError):
+        connection.terminate()
 
 
 async def _leave_as_it_is(_connection: object) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -17,11 +18,20 @@ from receiver.store.postgres.tasks import PostgresTaskStore
 from receiver.store.postgres.writer import WriteOp, Writer
 
 _CLOCK = SystemClock()
-_WRITE_SECONDS = 8.0
-_HOT_READ_SECONDS = 5.0
-_LIST_SECONDS = 30.0
 _MAX_HOT_READS = 3
 _MAX_LISTS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatementTimeouts:
+    """Seconds after which a statement ends with its connection, which may be stalled."""
+
+    write: float = 8.0
+    hot_read: float = 5.0
+    list: float = 30.0
+
+
+_TIMEOUTS = StatementTimeouts()
 
 
 class PostgresStore:
@@ -48,6 +58,7 @@ class PostgresStore:
         clock: Clock = _CLOCK,
         metrics: Metrics | None = None,
         report: Report = lambda *_: None,
+        timeouts: StatementTimeouts = _TIMEOUTS,
     ) -> Self:
         """Migrate and open the store at *address*, until ``aclose``. *report* is called with the steps of a migration.
 
@@ -56,11 +67,11 @@ class PostgresStore:
         await migrate(address, clock=clock, report=report)
         async with AsyncExitStack() as stack:
             health = Health()
-            writing = await Connections.open(address, health, size=1, timeout=_WRITE_SECONDS)
+            writing = await Connections.open(address, health, size=1, timeout=timeouts.write)
             stack.push_async_callback(writing.aclose)
-            hot = await Connections.open(address, health, size=_MAX_HOT_READS, timeout=_HOT_READ_SECONDS)
+            hot = await Connections.open(address, health, size=_MAX_HOT_READS, timeout=timeouts.hot_read)
             stack.push_async_callback(hot.aclose)
-            lists = await Connections.open(address, health, size=_MAX_LISTS, timeout=_LIST_SECONDS)
+            lists = await Connections.open(address, health, size=_MAX_LISTS, timeout=timeouts.list)
             stack.push_async_callback(lists.aclose)
             writer = Writer(writing, health, metrics=metrics)
             stack.push_async_callback(writer.aclose)

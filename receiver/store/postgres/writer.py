@@ -18,7 +18,7 @@ import msgspec
 from receiver.domain.errors import StoreBroken, StoreUnavailable
 from receiver.domain.metrics import Metrics
 from receiver.store.item_error import ItemError
-from receiver.store.postgres.database import Connection, Connections, Health, Outage
+from receiver.store.postgres.database import Connection, Connections, Health, Outage, discard
 from receiver.store.postgres.errors import is_repeatable
 
 Item = TypeVar("Item")
@@ -245,7 +245,7 @@ async def _roll_back(connection: Connection) -> None:
     try:
         await connection.execute("ROLLBACK")
     except Exception:  # noqa: BLE001 -- the error that led here is the one to report
-        connection.terminate()
+        discard(connection)
 
 
 @dataclass(slots=True, eq=False)
