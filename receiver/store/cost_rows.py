@@ -1,13 +1,26 @@
 """Costs of tasks as rows, and back: amounts are stored as text, because a database's numbers are not exact."""
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from decimal import Decimal
+from functools import cache
 
-from receiver.domain.clock import micros
-from receiver.domain.costs import Cost
-from receiver.domain.model import Task
+from receiver.domain.bill import OwnCharge
+from receiver.domain.clock import from_micros, micros
+from receiver.domain.costs import EXACT_DECIMAL, Cost, CostTotal
+from receiver.domain.model import Task, TaskState
 from receiver.store import rows
+
+CHARGES_PER_QUERY = 500
+"""Tasks whose charges are read or written at once."""
+
+MAX_RUNTIME = timedelta(days=7)
+"""How long before its end a task may have been made."""
+
+CostCounts = Counter[tuple[str | None, str]]
+"""How many tasks of a group, which has a name or none, have the same charges, which are JSON."""
 
 
 def cost_row(task: Task, cost: Cost) -> rows.Values:
@@ -23,3 +36,33 @@ def write_charges(charges: Mapping[str, Decimal]) -> str:
 def read_charges(text: str) -> Mapping[str, Decimal]:
     """Read amounts by unit from their stored form."""
     return {unit: Decimal(amount) for unit, amount in json.loads(text).items()}
+
+
+def read_own_charges(found: Iterable[rows.Row]) -> Sequence[OwnCharge]:
+    """Read our tasks with what they cost."""
+    return [
+        OwnCharge(
+            task_id=row["id"],
+            kling_id=row["kling_id"],
+            endpoint=row["endpoint"] or "",
+            ended_at=from_micros(row["updated_at"]),
+            succeeded=row["state"] == TaskState.SUCCEED,
+            charges=None if row["charges"] is None else read_charges(row["charges"]),
+        )
+        for row in found
+    ]
+
+
+def add_counts(counts: CostCounts) -> Sequence[CostTotal]:
+    """Multiply and add the charges of each group. The group without a name is the first."""
+    tasks: Counter[str | None] = Counter()
+    sums: dict[str | None, dict[str, Decimal]] = {}
+    read = cache(read_charges)
+    for (name, charges), times in counts.items():
+        tasks[name] += times
+        group = sums.setdefault(name, {})
+        for unit, amount in read(charges).items():
+            product = EXACT_DECIMAL.multiply(amount, Decimal(times))
+            group[unit] = EXACT_DECIMAL.add(group.get(unit, Decimal()), product)
+    names = sorted(tasks, key=lambda name: (name is not None, name))
+    return [CostTotal(name=name, tasks=tasks[name], charges=sums[name]) for name in names]

@@ -9,7 +9,7 @@ from typing import Any
 
 from receiver.domain.clock import MICROSECOND, from_micros, micros
 from receiver.domain.model import Attempt, Delivery, DeliveryStatus, Event, HeldBy, RouteState, Verification
-from receiver.store.interfaces import ClaimedDelivery
+from receiver.store.interfaces import ClaimedDelivery, DeliveryView
 from receiver.store.rows import Row, Values, datetime_or_none, micros_or_none, storable_text
 
 _VERIFICATIONS = {each.value: each for each in Verification}  # an enum's own constructor takes ten times as long
@@ -31,6 +31,11 @@ def delivery(row: Row) -> Delivery:
         replay_of=row["replay_of"],
         finished_at=datetime_or_none(row["finished_at"]),
     )
+
+
+def delivery_view(row: Row) -> DeliveryView:
+    """Read a delivery with its event's type and task id."""
+    return DeliveryView(delivery=delivery(row), event_type=row["event_type"], task_id=row["event_task_id"])
 
 
 def claimed_delivery(row: Iterable[Any], *, claim: str, until: datetime) -> ClaimedDelivery:

@@ -17,7 +17,7 @@ from receiver.domain.model import (
     TaskState,
 )
 from receiver.store.interfaces import ById, Change
-from receiver.store.sqlite.retention import PAGE_SIZE
+from receiver.store.retention_pages import PAGE_SIZE
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from receiver.domain.errors import StoreUnavailable
 from receiver.service.retention import SWEEP_INTERVAL, Retention
 from receiver.settings import RetentionSettings
 from receiver.store.interfaces import RetentionTarget, SweepResult
-from receiver.store.sqlite.retention import PAGE_SIZE
+from receiver.store.retention_pages import PAGE_SIZE
 from receiver.store.sqlite.store import SqliteStore
 
 

@@ -28,6 +28,7 @@ KILL_AT = """
 import os, pathlib, sys
 from datetime import UTC, datetime
 from receiver.domain.audit import AuditEntry
+from receiver.store.calls import DeleteCall
 from receiver.store.sqlite import deletions
 from receiver.store.sqlite.database import connect_writer
 
@@ -40,7 +41,7 @@ def trace(_):
         os.kill(os.getpid(), 9)
 
 connection.set_trace_callback(trace)
-call = deletions.DeleteCall(
+call = DeleteCall(
     task_id="tsk_1", check=lambda _: None, places=lambda stored: stored.files,
     action=AuditEntry(at=datetime.now(UTC), actor="anna", verb="task.deleted", subject="tsk_1"),
 )

@@ -12,8 +12,8 @@ from store.conftest import Store, add_deliveries, decide_always
 from receiver.domain.clock import first_id
 from receiver.domain.costs import Cost
 from receiver.domain.model import Attempt, DeliveryStatus, TaskState, Verdict
+from receiver.store import searches
 from receiver.store.interfaces import ById, Change, DeliverySearch, EventSearch, TaskSearch
-from receiver.store.sqlite import overview
 
 
 def task_id(number: int) -> str:
@@ -69,7 +69,7 @@ async def test_every_filter_of_a_task_search_must_match(store: Store) -> None:
 
 
 async def test_a_search_reads_one_window_and_continues_there(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overview, "_WINDOW", 4)
+    monkeypatch.setattr(searches, "WINDOW", 4)
     ids = [await add_task(store, number, label="rare" if number in (0, 4) else "usual") for number in range(8)]
     search = TaskSearch(label="rare")
 
@@ -117,7 +117,7 @@ async def test_deliveries_are_found_by_status_and_route(store: Store, monkeypatc
         a_delivery("dlv_2", event_id="evt_2", status=DeliveryStatus.DELIVERED, **ended),
         a_delivery("dlv_3", event_id="evt_3", route="other"),
     )
-    monkeypatch.setattr(overview, "_WINDOW", 1)
+    monkeypatch.setattr(searches, "WINDOW", 1)
 
     async def ids(**search: Any) -> list[str]:
         found = await store.overview.find_deliveries(DeliverySearch(**search), limit=9)

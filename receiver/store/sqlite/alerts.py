@@ -2,7 +2,6 @@
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 from receiver.domain.audit import AuditEntry
@@ -12,9 +11,12 @@ from receiver.domain.tracked_alerts import Acknowledgement, AlertState, TrackedA
 from receiver.events.alert_reports import CLOSED_BY_ACKNOWLEDGEMENT, read_report
 from receiver.store import rows
 from receiver.store.alert_rows import alert_row, read_alert, reported, silenced
+from receiver.store.calls import AcknowledgeCall, CloseAlertsCall
+from receiver.store.cursors import decode_cursor
 from receiver.store.interfaces import Page
+from receiver.store.list_filters import time_bounds
 from receiver.store.sqlite import catalog
-from receiver.store.sqlite.catalog import decode_cursor, json_list, time_bounds
+from receiver.store.sqlite.catalog import json_list
 from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import change_audited, sql
 from receiver.store.sqlite.writer import WriteOp, Writer
@@ -63,24 +65,7 @@ class SqliteAlertStore:
     async def close_ended(self, *, now: datetime) -> Sequence[str]:
         """Close open alerts whose cause has ended; return their ids."""
         ended = await self._lists.read(_ended)
-        return await self._writer.execute(_CLOSE, CloseCall(ids=ended, now=now)) if ended else ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AcknowledgeCall:
-    """One call of ``acknowledge``."""
-
-    alert_id: str
-    acknowledgement: Acknowledgement
-    action: AuditEntry
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CloseCall:
-    """One call of ``close_ended``, with the alerts that it found."""
-
-    ids: Sequence[str]
-    now: datetime
+        return await self._writer.execute(_CLOSE, CloseAlertsCall(ids=ended, now=now)) if ended else ()
 
 
 def track_alerts(
@@ -131,7 +116,7 @@ def _acknowledge(connection: sqlite3.Connection, group: Sequence[AcknowledgeCall
     ]
 
 
-def _close_ended(connection: sqlite3.Connection, group: Sequence[CloseCall]) -> Sequence[Sequence[str]]:
+def _close_ended(connection: sqlite3.Connection, group: Sequence[CloseAlertsCall]) -> Sequence[Sequence[str]]:
     return [_close(connection, call.ids, at=call.now) for call in group]
 
 
@@ -145,4 +130,4 @@ def _ended(connection: sqlite3.Connection) -> Sequence[str]:
 
 
 _ACKNOWLEDGE: WriteOp[AcknowledgeCall, bool] = WriteOp(write=_acknowledge, uses_disk=False)
-_CLOSE: WriteOp[CloseCall, Sequence[str]] = WriteOp(write=_close_ended, uses_disk=False)
+_CLOSE: WriteOp[CloseAlertsCall, Sequence[str]] = WriteOp(write=_close_ended, uses_disk=False)

@@ -3,7 +3,6 @@
 import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 from receiver.domain.audit import AuditEntry
@@ -13,10 +12,13 @@ from receiver.domain.listed_state import ListedState
 from receiver.events.factory import RoutedEvent
 from receiver.store import rows
 from receiver.store.batch_members import read_batch
+from receiver.store.calls import CloseBatchCall, FinishCall
+from receiver.store.cursors import decode_cursor
 from receiver.store.interfaces import Page
 from receiver.store.item_error import ItemError
+from receiver.store.list_filters import set_cancelled_apart
 from receiver.store.sqlite import catalog
-from receiver.store.sqlite.catalog import decode_cursor, json_list
+from receiver.store.sqlite.catalog import json_list
 from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import change_audited, queries, sql
 from receiver.store.sqlite.task_changes import write_events
@@ -35,7 +37,7 @@ class SqliteBatchStore:
 
     async def close(self, name: str, *, now: datetime, action: AuditEntry) -> bool:
         """Close a batch for new tasks; return False if it is not open."""
-        return await self._writer.execute(_CLOSE, CloseCall(name=name, now=now, action=action))
+        return await self._writer.execute(_CLOSE, CloseBatchCall(name=name, now=now, action=action))
 
     async def list_complete(self) -> Sequence[str]:
         """Return the names of closed batches whose tasks and archiving have all ended and that are not finished yet."""
@@ -63,24 +65,6 @@ class SqliteBatchStore:
         return await self._lists.read(_page, arguments, limit=limit)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CloseCall:
-    """One call of ``close``."""
-
-    name: str
-    now: datetime
-    action: AuditEntry
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinishCall:
-    """One call of ``finish``."""
-
-    name: str
-    make_event: Callable[[FinishedBatch], RoutedEvent]
-    limit: int
-
-
 def _list_complete(connection: sqlite3.Connection) -> Sequence[str]:
     statement = queries()["complete_batches"].with_optional({})
     return [row["name"] for row in connection.execute(statement, {"limit": _MAX_COMPLETE})]
@@ -97,11 +81,11 @@ def _counts(connection: sqlite3.Connection, names: Sequence[str]) -> Mapping[str
     for row in connection.execute(sql("batch_states"), {"names": json.dumps(names)}):
         counts[row["batch"]][ListedState(row["state"])] = row["tasks"]
     for row in connection.execute(sql("cancelled_in_batches"), {"names": json.dumps(names)}):
-        catalog.set_cancelled_apart(counts[row["batch"]], row["tasks"])
+        set_cancelled_apart(counts[row["batch"]], row["tasks"])
     return counts
 
 
-def _close(connection: sqlite3.Connection, group: Sequence[CloseCall]) -> Sequence[bool]:
+def _close(connection: sqlite3.Connection, group: Sequence[CloseBatchCall]) -> Sequence[bool]:
     return [
         change_audited(
             connection,
@@ -157,7 +141,7 @@ def _write(connection: sqlite3.Connection, routed: Mapping[str, RoutedEvent]) ->
         write_events(connection, [event], finish.deliveries)
 
 
-_CLOSE: WriteOp[CloseCall, bool] = WriteOp(write=_close, uses_disk=False)
+_CLOSE: WriteOp[CloseBatchCall, bool] = WriteOp(write=_close, uses_disk=False)
 _FINISH: DecidedWriteOp[FinishCall, dict[str, FinishedBatch], Mapping[str, RoutedEvent], RoutedEvent | None] = (
     DecidedWriteOp(load=_load, decide=_decide, write=_write)
 )

@@ -3,23 +3,22 @@
 Each read is one function on a read-only connection.
 """
 
-import base64
-import binascii
 import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from receiver.domain.audit import AuditEntry
-from receiver.domain.clock import EPOCH, first_id, from_micros, micros
-from receiver.domain.errors import InvalidRequest
+from receiver.domain.clock import from_micros, micros
 from receiver.domain.listed_state import ListedState
 from receiver.domain.model import ALERT_PREFIX, Attempt, DeliveryStatus, Event, Push, RouteState, Task, TaskState
 from receiver.store import delivery_rows, rows
+from receiver.store.cursors import decode_cursor, encode_cursor
 from receiver.store.interfaces import DeliveryView, Page, RouteBacklog
+from receiver.store.list_filters import set_cancelled_apart, state_filter, time_bounds
 from receiver.store.sqlite.database import Reader
-from receiver.store.sqlite.queries import queries, sql
+from receiver.store.sqlite.queries import json_arguments, queries, sql
 
 T = TypeVar("T")
 
@@ -117,7 +116,7 @@ class SqliteCatalog:
             **time_bounds("dlv", since, until),
             "cursor": decode_cursor(cursor, prefix="dlv"),
         }
-        return await self._lists.read(page, "list_deliveries", filters, limit=limit, read=delivery_view)
+        return await self._lists.read(page, "list_deliveries", filters, limit=limit, read=delivery_rows.delivery_view)
 
     async def attempts(self, delivery_id: str) -> Sequence[Attempt]:
         """Return the attempts of a delivery, oldest first."""
@@ -183,14 +182,7 @@ def find_event(connection: sqlite3.Connection, event_id: str) -> Event | None:
 def find_delivery(connection: sqlite3.Connection, delivery_id: str) -> DeliveryView | None:
     """Find a delivery."""
     row = connection.execute(sql("delivery"), {"id": delivery_id}).fetchone()
-    return None if row is None else delivery_view(row)
-
-
-def delivery_view(row: sqlite3.Row) -> DeliveryView:
-    """Read a delivery with its event's type and task id."""
-    return DeliveryView(
-        delivery=delivery_rows.delivery(row), event_type=row["event_type"], task_id=row["event_task_id"]
-    )
+    return None if row is None else delivery_rows.delivery_view(row)
 
 
 def attempts(connection: sqlite3.Connection, delivery_id: str) -> Sequence[Attempt]:
@@ -244,15 +236,6 @@ def counts(connection: sqlite3.Connection, tags: Mapping[str, str] | None, batch
     return counted
 
 
-def set_cancelled_apart(counts: dict[Any, int], cancelled: int) -> None:
-    """Count cancelled tasks apart from the other rejected ones. *counts* is by stored state."""
-    if cancelled:
-        counts[ListedState.CANCELLED] = cancelled
-        counts[ListedState.REJECTED] -= cancelled
-        if not counts[ListedState.REJECTED]:
-            del counts[ListedState.REJECTED]
-
-
 def queued_creates(connection: sqlite3.Connection) -> Sequence[Task]:
     """Return the queued tasks of gateway clients."""
     return [rows.task(row) for row in connection.execute(sql("queued_creates"))]
@@ -283,44 +266,11 @@ def page(
 ) -> Page[T]:
     """Read one page of the list *name*. One extra row shows whether there is another page."""
     statement = queries()[name].with_optional(arguments)
-    found = connection.execute(statement, {**arguments, "limit": limit + 1}).fetchall()
+    found = connection.execute(statement, json_arguments({**arguments, "limit": limit + 1})).fetchall()
     items = [read(row) for row in found[:limit]]
     return Page(items=items, next=encode_cursor(found[limit - 1]["id"]) if len(found) > limit else None)
-
-
-def state_filter(states: Sequence[TaskState | ListedState]) -> Mapping[str, str | None]:
-    """Return the arguments of a filter by listed states. A cancelled task is stored as a rejected one."""
-    stored = {"rejected" if each == ListedState.CANCELLED else each.value for each in states}
-    is_split = (ListedState.CANCELLED in states) != (ListedState.REJECTED in states)
-    return {"states": json_list(sorted(stored)), "listed_states": json_list(states) if is_split else None}
-
-
-def time_bounds(prefix: str, since: datetime | None, until: datetime | None) -> Mapping[str, str | None]:
-    """Return a span of time as a span of ids, which sort by time."""
-    return {
-        "since": None if since is None else first_id(prefix, max(since, EPOCH)),
-        "until": None if until is None else first_id(prefix, max(until, EPOCH)),
-    }
 
 
 def json_list(values: Sequence[str]) -> str | None:
     """Return a filter's values as JSON for json_each, or None, which omits the filter, if there are none."""
     return json.dumps(values) if values else None
-
-
-def encode_cursor(last_id: str) -> str:
-    """Encode the last id of a page, so that clients do not depend on the form of a cursor."""
-    return base64.urlsafe_b64encode(last_id.encode()).decode().rstrip("=")
-
-
-def decode_cursor(cursor: str | None, *, prefix: str) -> str | None:
-    """Return the id in a cursor. Raises InvalidRequest if its prefix is not the list's."""
-    if cursor is None:
-        return None
-    try:
-        last_id = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
-    except (ValueError, binascii.Error) as exc:
-        raise InvalidRequest("The cursor is not valid.", remedy="Start again without a cursor.") from exc
-    if not last_id.startswith(f"{prefix}_"):
-        raise InvalidRequest("The cursor belongs to another list.", remedy="Start again without a cursor.")
-    return last_id

@@ -4,26 +4,26 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
-from decimal import Decimal
-from functools import cache
+from datetime import datetime
 
 from receiver.domain.bill import OwnCharge, UnitCorrection
 from receiver.domain.clock import first_id, from_micros, micros
-from receiver.domain.costs import EXACT_DECIMAL, Cost, CostGrouping, CostTotal
-from receiver.domain.model import TaskState
-from receiver.store.cost_rows import read_charges, write_charges
+from receiver.domain.costs import Cost, CostGrouping, CostTotal
+from receiver.store.cost_rows import (
+    CHARGES_PER_QUERY,
+    MAX_RUNTIME,
+    CostCounts,
+    add_counts,
+    read_charges,
+    read_own_charges,
+    write_charges,
+)
 from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import queries, sql
 from receiver.store.sqlite.writer import WriteOp, Writer
 
-_BATCH = 500
-_MAX_RUNTIME = timedelta(days=7)
 _DAY = 86_400_000_000  # microseconds
 _FOREVER = 2**62
-
-_Counts = Counter[tuple[str | None, str]]
-"""How many tasks of a group, which has a name or none, have the same charges, which are JSON."""
 
 
 class SqliteCostStore:
@@ -49,7 +49,7 @@ class SqliteCostStore:
     async def own_charges(self, kling_ids: Sequence[str]) -> Mapping[str, OwnCharge]:
         """Return our tasks among *kling_ids*, by Kling's id."""
         found: dict[str, OwnCharge] = {}
-        for batch in (kling_ids[at : at + _BATCH] for at in range(0, len(kling_ids), _BATCH)):
+        for batch in (kling_ids[at : at + CHARGES_PER_QUERY] for at in range(0, len(kling_ids), CHARGES_PER_QUERY)):
             for own in await self._lists.read(_own_charges, "own_charges", {"kling_ids": json.dumps(batch)}):
                 found[own.kling_id] = own
         return found
@@ -57,7 +57,7 @@ class SqliteCostStore:
     async def succeeded(self, since: datetime, until: datetime) -> Sequence[OwnCharge]:
         """Return the tasks that succeeded from *since* until before *until* and were made in the week before."""
         arguments = {
-            "first": first_id("tsk", since - _MAX_RUNTIME),
+            "first": first_id("tsk", since - MAX_RUNTIME),
             "last": first_id("tsk", until),
             "since": micros(since),
             "until": micros(until),
@@ -66,7 +66,7 @@ class SqliteCostStore:
 
     async def correct(self, corrections: Sequence[UnitCorrection], *, now: datetime) -> None:
         """Store the charges of tasks in the units of Kling's ledgers."""
-        for batch in (corrections[at : at + _BATCH] for at in range(0, len(corrections), _BATCH)):
+        for batch in (corrections[at : at + CHARGES_PER_QUERY] for at in range(0, len(corrections), CHARGES_PER_QUERY)):
             await self._writer.execute(_CORRECT, (now, batch))
 
     async def checked_until(self) -> datetime | None:
@@ -86,17 +86,7 @@ def _find(connection: sqlite3.Connection, task_id: str) -> Cost | None:
 
 
 def _own_charges(connection: sqlite3.Connection, query: str, arguments: Mapping[str, object]) -> Sequence[OwnCharge]:
-    return [
-        OwnCharge(
-            task_id=row["id"],
-            kling_id=row["kling_id"],
-            endpoint=row["endpoint"] or "",
-            ended_at=from_micros(row["updated_at"]),
-            succeeded=row["state"] == TaskState.SUCCEED,
-            charges=None if row["charges"] is None else read_charges(row["charges"]),
-        )
-        for row in connection.execute(sql(query), arguments)
-    ]
+    return read_own_charges(connection.execute(sql(query), arguments))
 
 
 def _correct(
@@ -136,22 +126,22 @@ def read_totals(
     end = _FOREVER if until is None else micros(until)
     first, last = -(-start // _DAY), end // _DAY
     if first > last:  # a part of one day
-        return _add(_count_costs(connection, by, tag, start, end))
+        return add_counts(_count_costs(connection, by, tag, start, end))
     counts = _count_days(connection, by, tag, first, last)
     counts.update(_count_costs(connection, by, tag, start, first * _DAY))
     counts.update(_count_costs(connection, by, tag, last * _DAY, end))
-    return _add(counts)
+    return add_counts(counts)
 
 
-def _count_days(connection: sqlite3.Connection, by: CostGrouping, tag: str | None, first: int, last: int) -> _Counts:
+def _count_days(connection: sqlite3.Connection, by: CostGrouping, tag: str | None, first: int, last: int) -> CostCounts:
     """Count the tasks of whole days by name and charges."""
-    counts: _Counts = Counter()
+    counts: CostCounts = Counter()
     grouping = f"tag:{tag}" if by is CostGrouping.TAG else by.value
     for row in connection.execute(sql("cost_counts"), {"grouping": grouping, "first": first, "last": last}):
         counts[row["name"], row["charges"]] = row["times"]
     if by is CostGrouping.DAY:
         return counts
-    without: _Counts = Counter()
+    without: CostCounts = Counter()
     for (_, charges), times in counts.items():
         without[None, charges] -= times
     for row in connection.execute(sql("cost_counts"), {"grouping": "day", "first": first, "last": last}):
@@ -159,7 +149,9 @@ def _count_days(connection: sqlite3.Connection, by: CostGrouping, tag: str | Non
     return counts + without  # without those that are 0
 
 
-def _count_costs(connection: sqlite3.Connection, by: CostGrouping, tag: str | None, since: int, until: int) -> _Counts:
+def _count_costs(
+    connection: sqlite3.Connection, by: CostGrouping, tag: str | None, since: int, until: int
+) -> CostCounts:
     """Count the tasks of a part of a day by name and charges."""
     if since >= until:
         return Counter()
@@ -171,18 +163,3 @@ def _count_costs(connection: sqlite3.Connection, by: CostGrouping, tag: str | No
     }
     query = queries()["count_costs"].with_optional(arguments)
     return Counter({(row["name"], row["charges"]): row["times"] for row in connection.execute(query, arguments)})
-
-
-def _add(counts: _Counts) -> Sequence[CostTotal]:
-    """Multiply and add the charges of each group. The group without a name is the first."""
-    tasks: Counter[str | None] = Counter()
-    sums: dict[str | None, dict[str, Decimal]] = {}
-    read = cache(read_charges)
-    for (name, charges), times in counts.items():
-        tasks[name] += times
-        group = sums.setdefault(name, {})
-        for unit, amount in read(charges).items():
-            product = EXACT_DECIMAL.multiply(amount, Decimal(times))
-            group[unit] = EXACT_DECIMAL.add(group.get(unit, Decimal()), product)
-    names = sorted(tasks, key=lambda name: (name is not None, name))
-    return [CostTotal(name=name, tasks=tasks[name], charges=sums[name]) for name in names]

@@ -3,11 +3,11 @@
 import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from receiver.domain.audit import AuditEntry
 from receiver.domain.errors import Conflict
 from receiver.store import rows
+from receiver.store.calls import DeleteCall
 from receiver.store.interfaces import StoredTask
 from receiver.store.item_error import ItemError
 from receiver.store.sqlite.database import Reader
@@ -46,16 +46,6 @@ class SqliteDeletionStore:
     async def removed(self, places: Sequence[str]) -> None:
         """Record that files and objects have been removed."""
         await self._writer.execute(_REMOVED, places)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeleteCall:
-    """One call of ``delete``."""
-
-    task_id: str
-    check: Callable[[StoredTask], None]
-    places: Callable[[StoredTask], Sequence[str]]
-    action: AuditEntry
 
 
 def _stored(connection: sqlite3.Connection, task_id: str) -> StoredTask | None:

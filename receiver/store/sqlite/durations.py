@@ -3,10 +3,10 @@
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 from receiver.domain.clock import micros
+from receiver.store.calls import SaveDurationsCall
 from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import sql
 from receiver.store.sqlite.writer import WriteOp, Writer
@@ -25,23 +25,14 @@ class SqliteDurationStore:
 
     async def save(self, durations: Mapping[str, Sequence[float]], *, now: datetime, keep: int) -> None:
         """Replace the durations of these kinds."""
-        await self._writer.execute(_SAVE, SaveCall(durations=durations, now=now, keep=keep))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SaveCall:
-    """One call of ``save``."""
-
-    durations: Mapping[str, Sequence[float]]
-    now: datetime
-    keep: int
+        await self._writer.execute(_SAVE, SaveDurationsCall(durations=durations, now=now, keep=keep))
 
 
 def _load(connection: sqlite3.Connection) -> Mapping[str, Sequence[float]]:
     return {row["kind"]: json.loads(row["samples"]) for row in connection.execute(sql("durations"))}
 
 
-def _save(connection: sqlite3.Connection, group: Sequence[SaveCall]) -> Sequence[None]:
+def _save(connection: sqlite3.Connection, group: Sequence[SaveDurationsCall]) -> Sequence[None]:
     for call in group:
         rows = [(kind, json.dumps(samples), micros(call.now)) for kind, samples in call.durations.items()]
         connection.executemany(sql("save_durations"), rows)
@@ -49,4 +40,4 @@ def _save(connection: sqlite3.Connection, group: Sequence[SaveCall]) -> Sequence
     return [None] * len(group)
 
 
-_SAVE: WriteOp[SaveCall, None] = WriteOp(write=_save)
+_SAVE: WriteOp[SaveDurationsCall, None] = WriteOp(write=_save)

@@ -7,9 +7,10 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TypeVar
 
-from receiver.domain.clock import MICROSECOND, first_id, from_micros, micros
-from receiver.domain.model import Attempt, DeliveryStatus, Event, Task
-from receiver.store import delivery_rows, rows
+from receiver.domain.clock import first_id, micros
+from receiver.domain.model import Attempt, Event, Task
+from receiver.store import delivery_rows, rows, searches
+from receiver.store.cost_rows import read_charges
 from receiver.store.interfaces import (
     BriefDelivery,
     DeliverySearch,
@@ -21,23 +22,10 @@ from receiver.store.interfaces import (
     Workload,
 )
 from receiver.store.interfaces.overview import COUNT_LIMIT
-from receiver.store.sqlite.catalog import (
-    decode_cursor,
-    delivery_view,
-    encode_cursor,
-    json_list,
-    state_filter,
-    time_bounds,
-)
 from receiver.store.sqlite.database import Reader
-from receiver.store.sqlite.queries import queries, sql
+from receiver.store.sqlite.queries import json_arguments, queries, sql
 
 T = TypeVar("T")
-
-_WINDOW = 20_000
-_TEXT_WINDOW = 4_000
-_SAMPLE = 4_000
-_LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")  # as SQLite's LOWER
 
 
 class SqliteOverview:
@@ -48,49 +36,21 @@ class SqliteOverview:
 
     async def find_tasks(self, search: TaskSearch, *, limit: int, cursor: str | None = None) -> Found[Task]:
         """Search the tasks, newest first."""
-        arguments = {
-            "text": search.text.translate(_LOWER) or None,
-            **state_filter(search.states),
-            "endpoint": search.endpoint,
-            "label": search.label,
-            "batch": search.batch,
-            "tags": json.dumps(dict(search.tags)) if search.tags else None,
-            **time_bounds("tsk", search.since, search.until),
-            "cursor": decode_cursor(cursor, prefix="tsk"),
-        }
-        size = _TEXT_WINDOW if search.text or search.tags else _WINDOW  # both read JSON
-        return await self._lists.read(
-            _find, "nth_task", "search_tasks", arguments, read=rows.task, limit=limit, window=size
-        )
+        arguments, window = searches.task_arguments(search, cursor), searches.task_window(search)
+        return await self._lists.read(_find, "task", arguments, read=rows.task, limit=limit, window=window)
 
     async def find_events(self, search: EventSearch, *, limit: int, cursor: str | None = None) -> Found[Event]:
         """Search the events, newest first."""
-        arguments = {
-            "types": json_list(search.types),
-            "task_id": search.task_id,
-            **time_bounds("evt", search.since, search.until),
-            "cursor": decode_cursor(cursor, prefix="evt"),
-        }
-        return await self._lists.read(
-            _find, "nth_event", "search_events", arguments, read=rows.event, limit=limit, window=_WINDOW
-        )
+        arguments, window = searches.event_arguments(search, cursor), searches.WINDOW
+        return await self._lists.read(_find, "event", arguments, read=rows.event, limit=limit, window=window)
 
     async def find_deliveries(
         self, search: DeliverySearch, *, limit: int, cursor: str | None = None
     ) -> Found[DeliveryView]:
         """Search the deliveries, newest first."""
-        is_dead = search.status is DeliveryStatus.DEAD
-        arguments = {
-            "only_dead": is_dead or None,  # its own index finds them without a window
-            "status": None if is_dead else search.status,
-            "route": search.route,
-            "attempted": search.attempted or None,
-            "cursor": decode_cursor(cursor, prefix="dlv"),
-        }
-        size = None if is_dead and search.route is None else _WINDOW
-        return await self._lists.read(
-            _find, "nth_delivery", "search_deliveries", arguments, read=delivery_view, limit=limit, window=size
-        )
+        arguments, window = searches.delivery_arguments(search, cursor), searches.delivery_window(search)
+        read = delivery_rows.delivery_view
+        return await self._lists.read(_find, "delivery", arguments, read=read, limit=limit, window=window)
 
     async def attempts_of(self, delivery_ids: Sequence[str]) -> Sequence[Attempt]:
         """Return the attempts of some deliveries, newest first."""
@@ -113,35 +73,30 @@ class SqliteOverview:
         return await self._lists.read(_workload)
 
 
+_SEARCHES = {
+    "task": ("nth_task", "search_tasks"),
+    "event": ("nth_event", "search_events"),
+    "delivery": ("nth_delivery", "search_deliveries"),
+}
+
+
 def _find(
     connection: sqlite3.Connection,
-    nth: str,
-    search: str,
+    kind: str,
     arguments: Mapping[str, object],
     *,
     read: Callable[[sqlite3.Row], T],
     limit: int,
     window: int | None,
 ) -> Found[T]:
-    """Search one window of a list. One extra row shows whether there is another page."""
-    low = None
+    """Search one window of a list."""
+    (nth, search), low = _SEARCHES[kind], None
     if window is not None:
-        start = {"cursor": _earlier(arguments.get("cursor"), arguments.get("until")), "size": window - 1}
-        ends = connection.execute(queries()[nth].with_optional(start), start).fetchall()
-        low = str(ends[0]["id"]) if len(ends) > 1 else None  # without a next one, the window is the rest of the list
-    given: dict[str, object] = {**arguments, "low": low, "limit": limit + 1}
+        start = searches.window_arguments(arguments, window)
+        low = searches.window_end(connection.execute(queries()[nth].with_optional(start), start).fetchall())
+    given = json_arguments({**arguments, "low": low, "limit": limit + 1})
     found = connection.execute(queries()[search].with_optional(given), given).fetchall()
-    items = [read(row) for row in found[:limit]]
-    if len(found) > limit:
-        return Found(items=items, next=encode_cursor(found[limit - 1]["id"]))
-    since = arguments.get("since")
-    if low is None or (isinstance(since, str) and since >= low):
-        return Found(items=items)
-    return Found(items=items, next=encode_cursor(low), is_partial=True)
-
-
-def _earlier(*ids: object) -> str | None:
-    return min((each for each in ids if isinstance(each, str)), default=None)
+    return searches.read_window(found, low=low, since=arguments.get("since"), limit=limit, read=read)
 
 
 def _attempts(connection: sqlite3.Connection, delivery_ids: Sequence[str]) -> Sequence[Attempt]:
@@ -151,32 +106,17 @@ def _attempts(connection: sqlite3.Connection, delivery_ids: Sequence[str]) -> Se
 
 def _deliveries(connection: sqlite3.Connection, event_ids: Sequence[str]) -> Sequence[BriefDelivery]:
     found = connection.execute(sql("deliveries_of_events"), {"ids": json.dumps(event_ids)}).fetchall()
-    replayed = {row["replay_of"] for row in found}
-    return [
-        BriefDelivery(id=row["id"], event_id=row["event_id"], route=row["route"], status=DeliveryStatus(row["status"]))
-        for row in found
-        if row["id"] not in replayed
-    ]
+    return searches.read_brief_deliveries(found)
 
 
 def _costs(connection: sqlite3.Connection, task_ids: Sequence[str]) -> Mapping[str, Mapping[str, Decimal]]:
-    return {
-        row["task_id"]: {unit: Decimal(amount) for unit, amount in json.loads(row["charges"]).items()}
-        for row in connection.execute(sql("costs_of_tasks"), {"ids": json.dumps(task_ids)})
-    }
+    found = connection.execute(sql("costs_of_tasks"), {"ids": json.dumps(task_ids)})
+    return {row["task_id"]: read_charges(row["charges"]) for row in found}
 
 
 def _recent_attempts(connection: sqlite3.Connection, since: datetime) -> Sequence[RecentAttempt]:
-    arguments = {"first_delivery": first_id("dlv", since), "since": micros(since), "limit": _SAMPLE}
-    return [
-        RecentAttempt(
-            route=row["route"],
-            started_at=from_micros(row["started_at"]),
-            duration=row["duration"] * MICROSECOND,
-            outcome=row["outcome"],
-        )
-        for row in connection.execute(sql("recent_attempts"), arguments)
-    ]
+    arguments = {"first_delivery": first_id("dlv", since), "since": micros(since), "limit": searches.SAMPLE}
+    return searches.read_recent_attempts(connection.execute(sql("recent_attempts"), arguments))
 
 
 def _workload(connection: sqlite3.Connection) -> Workload:

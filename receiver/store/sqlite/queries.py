@@ -1,5 +1,6 @@
 """Loads the statements of ``sql/queries.sql`` by name, so that SQL is written and reviewed as SQL."""
 
+import json
 import re
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -94,6 +95,11 @@ def change_audited(
         return False
     connection.execute(sql("insert_action"), action)
     return True
+
+
+def json_arguments(arguments: Mapping[str, object]) -> dict[str, object]:
+    """Return the arguments of a statement with each tuple and dictionary as JSON, for json_each."""
+    return {name: json.dumps(value) if isinstance(value, tuple | dict) else value for name, value in arguments.items()}
 
 
 @cache

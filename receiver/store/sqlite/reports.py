@@ -2,7 +2,6 @@
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 from receiver.domain.clock import first_id, from_micros, micros
@@ -10,6 +9,7 @@ from receiver.domain.costs import CostGrouping, add_charges
 from receiver.domain.daily_report import LastReport, ReportFacts
 from receiver.domain.model import TaskState
 from receiver.events.factory import RoutedEvent
+from receiver.store.calls import AddReportCall
 from receiver.store.interfaces import Total
 from receiver.store.sqlite import catalog
 from receiver.store.sqlite.costs import read_totals
@@ -37,14 +37,6 @@ class SqliteReportStore:
     async def add(self, report: LastReport, routed: RoutedEvent | None) -> bool:
         """Store a report with its event, once for each day."""
         return await self._writer.execute(_ADD, AddReportCall(report=report, routed=routed))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AddReportCall:
-    """One call of ``add``."""
-
-    report: LastReport
-    routed: RoutedEvent | None
 
 
 def _last(connection: sqlite3.Connection) -> LastReport | None:

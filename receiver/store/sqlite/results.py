@@ -2,17 +2,15 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from receiver.domain.clock import first_id, from_micros
+from receiver.domain.clock import first_id
 from receiver.store import rows
+from receiver.store.cursors import decode_cursor, encode_cursor
 from receiver.store.interfaces import ResultFilter, ResultPage, StoredResult, TaskResults
-from receiver.store.sqlite.catalog import decode_cursor, encode_cursor
+from receiver.store.result_rows import MAX_SEARCHED, read_results
 from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import queries, sql
-
-MAX_SEARCHED = 2000
-"""How many tasks one page searches."""
 
 
 class SqliteResultStore:
@@ -54,7 +52,7 @@ def list_results(connection: sqlite3.Connection, wanted: ResultFilter, limit: in
         "limit": limit + 1,
     }
     found = connection.execute(queries()["list_results"].with_optional(arguments), arguments).fetchall()
-    items = _results(found[:limit])
+    items = read_results(found[:limit])
     if len(found) > limit:
         return ResultPage(items=items, next=encode_cursor(found[limit - 1]["task_id"]))
     end = connection.execute(queries()["end_of_results_search"].with_optional(arguments), arguments).fetchone()
@@ -63,14 +61,4 @@ def list_results(connection: sqlite3.Connection, wanted: ResultFilter, limit: in
 
 def of_tasks(connection: sqlite3.Connection, task_ids: Sequence[str]) -> Sequence[TaskResults]:
     """Return the results of some tasks, newest first."""
-    return _results(connection.execute(sql("results_of_tasks"), {"ids": json.dumps(task_ids)}))
-
-
-def _results(found: Iterable[sqlite3.Row]) -> Sequence[TaskResults]:
-    """Read results. Of a task with an unverified and a verified success, only the last one counts."""
-    by_task: dict[str, TaskResults] = {}
-    for row in found:
-        created_at, task_id = from_micros(row["created_at"]), row["task_id"]
-        result = TaskResults(task_id=task_id, event_id=row["id"], created_at=created_at, envelope=row["envelope"])
-        by_task.setdefault(task_id, result)
-    return list(by_task.values())
+    return read_results(connection.execute(sql("results_of_tasks"), {"ids": json.dumps(task_ids)}))

@@ -7,21 +7,15 @@ Returning pages to the disk would slow down every write.
 import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
-from receiver.domain.clock import micros
+from receiver.store.calls import SweepCall
 from receiver.store.interfaces import RetentionTarget, SweepResult
+from receiver.store.retention_pages import MAX_BYTES, MAX_ROWS, choose_rows
 from receiver.store.sqlite import checkpoint
 from receiver.store.sqlite.database import Health
 from receiver.store.sqlite.queries import sql
 from receiver.store.sqlite.writer import WriteOp, Writer
-
-PAGE_SIZE = 200
-"""The number of rows checked in one transaction."""
-
-_MAX_BYTES = 8 * 1024 * 1024  # of bodies deleted in one transaction
-_MAX_ROWS = 1000  # dependent rows deleted in one transaction: attempts of events, pushes of tasks
 
 
 class SqliteRetentionStore:
@@ -41,45 +35,30 @@ class SqliteRetentionStore:
         await self._health.guard(self._writer.run_exclusive(checkpoint.truncate_wal))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SweepCall:
-    """One call of ``sweep``."""
-
-    target: RetentionTarget
-    before: datetime
-    now: datetime
-    after: str
-
-    @property
-    def arguments(self) -> Mapping[str, object]:
-        """The arguments of the SQL statements."""
-        return {"before": micros(self.before), "now": micros(self.now), "after": self.after, "limit": PAGE_SIZE}
-
-
 def _sweep(connection: sqlite3.Connection, group: Sequence[SweepCall]) -> Sequence[SweepResult]:
     return [_SWEEPERS[call.target](connection, call) for call in group]
 
 
 def _bodies(connection: sqlite3.Connection, call: SweepCall) -> SweepResult:
-    ids, _ = _select(connection, "old_push_bodies", call, max_weight=_MAX_BYTES)
+    ids, _ = _select(connection, "old_push_bodies", call, max_weight=MAX_BYTES)
     count = connection.execute(sql("clear_push_bodies"), {"ids": ids}).rowcount
     return SweepResult(deleted={"bodies": count}, next="" if count else None)
 
 
 def _intents(connection: sqlite3.Connection, call: SweepCall) -> SweepResult:
-    ids, last = _select(connection, "old_intents", call, max_weight=_MAX_BYTES)
+    ids, last = _select(connection, "old_intents", call, max_weight=MAX_BYTES)
     return SweepResult(deleted={"intents": connection.execute(sql("delete_intents"), {"ids": ids}).rowcount}, next=last)
 
 
 def _events(connection: sqlite3.Connection, call: SweepCall) -> SweepResult:
-    ids, last = _select(connection, "old_events", call, max_weight=_MAX_ROWS)
+    ids, last = _select(connection, "old_events", call, max_weight=MAX_ROWS)
     deliveries, attempts = connection.execute(sql("count_deliveries"), {"ids": ids}).fetchone()
     events = connection.execute(sql("delete_events"), {"ids": ids}).rowcount
     return SweepResult(deleted={"events": events, "deliveries": deliveries, "attempts": attempts}, next=last)
 
 
 def _tasks(connection: sqlite3.Connection, call: SweepCall) -> SweepResult:
-    ids, last = _select(connection, "old_tasks", call, max_weight=_MAX_ROWS)
+    ids, last = _select(connection, "old_tasks", call, max_weight=MAX_ROWS)
     pushes = connection.execute(sql("count_pushes"), {"ids": ids}).fetchone()[0]
     return SweepResult(
         deleted={"tasks": connection.execute(sql("delete_tasks"), {"ids": ids}).rowcount, "pushes": pushes}, next=last
@@ -120,23 +99,10 @@ _SWEEPERS: Mapping[RetentionTarget, Callable[[sqlite3.Connection, SweepCall], Sw
 
 
 def _select(connection: sqlite3.Connection, name: str, call: SweepCall, *, max_weight: int) -> tuple[str, str | None]:
-    """Select the deletable rows of one page, up to a total weight of *max_weight*, but at least one row.
-
-    Return their ids as JSON, and the row before the next page, or None if nothing old is left.
-    """
+    """Select the deletable rows of one page. Return their ids as JSON, and the row before the next page, or None."""
     page = connection.execute(sql(name), call.arguments).fetchall()
-    selected: list[str] = []
-    weight, last = 0, call.after
-    for row in page:
-        if not row["is_old"]:
-            return json.dumps(selected), None
-        if row["is_free"]:
-            weight += row["weight"]
-            if selected and weight > max_weight:
-                return json.dumps(selected), last
-            selected.append(row["id"])
-        last = row["id"]
-    return json.dumps(selected), last if len(page) == PAGE_SIZE else None
+    ids, last = choose_rows(page, after=call.after, max_weight=max_weight)
+    return json.dumps(ids), last
 
 
 # Deletion frees disk space, so it is never refused for lack of it.
