@@ -30,7 +30,8 @@ def cost_row(task: Task, cost: Cost) -> rows.Values:
 
 def write_charges(charges: Mapping[str, Decimal]) -> str:
     """Return the stored form of amounts by unit: JSON with exact decimals as text."""
-    return json.dumps({unit: format(amount, "f") for unit, amount in charges.items()}, separators=(",", ":"))
+    amounts = {rows.storable_text(unit): format(amount, "f") for unit, amount in charges.items()}
+    return json.dumps(amounts, separators=(",", ":"))
 
 
 def read_charges(text: str) -> Mapping[str, Decimal]:

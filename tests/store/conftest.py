@@ -2,31 +2,43 @@
 
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeAlias
 
 import pytest
 from harness.factories import a_delivery, a_task, an_event
 
+from receiver.delivery.replay import ReplayStore
 from receiver.domain.model import Delivery, Push, Task
 from receiver.store.interfaces import (
+    AlertStore,
     ArchiveStore,
     ById,
     Catalog,
     Change,
     Decide,
+    DeletionStore,
     DeliveryQueue,
+    DurationStore,
     Overview,
+    ReportStore,
     ResultStore,
     RetentionStore,
     TaskStore,
+    Totals,
+    TraceStore,
 )
+from receiver.store.postgres.costs import PostgresCostStore
 from receiver.store.postgres.database import Address
 from receiver.store.postgres.store import PostgresStore
+from receiver.store.sqlite.costs import SqliteCostStore
 from receiver.store.sqlite.database import connect_writer
 from receiver.store.sqlite.migrate import migrate
 from receiver.store.sqlite.store import SqliteStore
+from receiver.tasks.batches import BatchStore
+
+Costs: TypeAlias = SqliteCostStore | PostgresCostStore
 
 
 class Store(Protocol):
@@ -52,6 +64,37 @@ class Store(Protocol):
 
     @property
     def overview(self) -> Overview: ...
+
+    @property
+    def replays(self) -> ReplayStore: ...
+
+    @property
+    def batches(self) -> BatchStore: ...
+
+    @property
+    def costs(self) -> Costs: ...
+
+    @property
+    def alerts(self) -> AlertStore: ...
+
+    @property
+    def reports(self) -> ReportStore: ...
+
+    @property
+    def durations(self) -> DurationStore: ...
+
+    @property
+    def deletions(self) -> DeletionStore: ...
+
+    @property
+    def traces(self) -> TraceStore: ...
+
+    @property
+    def totals(self) -> Totals: ...
+
+    async def stats(self) -> Mapping[str, int]: ...
+
+    async def newest_id(self) -> str: ...
 
 
 Opener = Callable[[], contextlib.AbstractAsyncContextManager[Store]]
@@ -84,15 +127,10 @@ async def a_postgres_store(url: str, **options: Any) -> AsyncIterator[PostgresSt
         yield store
 
 
-ON_POSTGRES = {"test_postgres"}
-"""The modules whose tests also run on PostgreSQL, until all do."""
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each test of a store on every database."""
     if "opener" in metafunc.fixturenames:
-        on_postgres = metafunc.module.__name__.rpartition(".")[2] in ON_POSTGRES
-        metafunc.parametrize("opener", ["sqlite", *(["postgres"] if on_postgres else [])], indirect=True)
+        metafunc.parametrize("opener", ["sqlite", "postgres"], indirect=True)
 
 
 @pytest.fixture
@@ -100,7 +138,7 @@ def opener(request: pytest.FixtureRequest) -> Opener:
     """Opens the same store each time it is called."""
     if request.param == "postgres":
         url = request.getfixturevalue("postgres_url")
-        return lambda: cast("contextlib.AbstractAsyncContextManager[Store]", a_postgres_store(url))
+        return lambda: a_postgres_store(url)
     path = request.getfixturevalue("path")
     return lambda: a_sqlite_store(path)
 

@@ -2,26 +2,25 @@
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from harness.factories import a_task, at
-from store.conftest import Opener, Store, decide_always
+from store.conftest import Costs, Opener, Store, decide_always
 
 from receiver.domain.costs import Cost, CostGrouping
 from receiver.domain.model import TaskState
 from receiver.store.interfaces import ById, Change, RetentionTarget
-from receiver.store.sqlite.costs import SqliteCostStore
 
 
 @pytest.fixture
-def costs(store: Store) -> SqliteCostStore:
+def costs(store: Store) -> Costs:
     return cost_store(store)
 
 
-def cost_store(store: Store) -> SqliteCostStore:
+def cost_store(store: Store) -> Costs:
     """Return the cost store."""
-    return cast("SqliteCostStore", cast("Any", store).costs)
+    return store.costs
 
 
 def a_cost(raw: str = "{}", **charges: str) -> Cost:
@@ -44,9 +43,7 @@ async def add_finished_task(store: Store, number: int, cost: Cost, *, ended: flo
     await store.tasks.apply(ById(id=id_), decide_always(Change(task=over, cost=cost)))
 
 
-async def totals(
-    costs: SqliteCostStore, by: CostGrouping, **which: Any
-) -> list[tuple[str | None, int, Mapping[str, Decimal]]]:
+async def totals(costs: Costs, by: CostGrouping, **which: Any) -> list[tuple[str | None, int, Mapping[str, Decimal]]]:
     return [(each.name, each.tasks, each.charges) for each in await costs.totals(by, **which)]
 
 
@@ -61,7 +58,7 @@ async def test_a_cost_is_read_back_unchanged(opener: Opener) -> None:
         assert await cost_store(store).find("tsk_2") is None
 
 
-async def test_the_more_complete_or_later_cost_is_kept(store: Store, costs: SqliteCostStore) -> None:
+async def test_the_more_complete_or_later_cost_is_kept(store: Store, costs: Costs) -> None:
     await add_finished_task(store, 1, a_cost(units="1"))
     for cost, stands in [
         (a_cost(units="2", quota="0"), a_cost(units="2", quota="0")),
@@ -76,7 +73,7 @@ async def test_the_more_complete_or_later_cost_is_kept(store: Store, costs: Sqli
     ]
 
 
-async def test_costs_are_summed_by_group(store: Store, costs: SqliteCostStore) -> None:
+async def test_costs_are_summed_by_group(store: Store, costs: Costs) -> None:
     ads = {"project": "ads", "client": "b"}
     await add_finished_task(store, 1, a_cost(units="1.5"), tags=ads, label="x", batch="b1")
     await add_finished_task(
@@ -113,7 +110,7 @@ async def test_costs_are_summed_by_group(store: Store, costs: SqliteCostStore) -
     ]
 
 
-async def test_sums_are_exact(store: Store, costs: SqliteCostStore) -> None:
+async def test_sums_are_exact(store: Store, costs: Costs) -> None:
     tiny, huge = "0.000000000000000000000000000001", "9" * 30
     for number, amount in enumerate([*["0.1"] * 10, tiny, huge]):
         await add_finished_task(store, number, a_cost(units=amount))
@@ -123,7 +120,7 @@ async def test_sums_are_exact(store: Store, costs: SqliteCostStore) -> None:
     assert (count, format(charges["units"], "f")) == (12, "1" + "0" * 30 + "." + "0" * 29 + "1")
 
 
-async def test_a_cost_is_deleted_with_its_task(store: Store, costs: SqliteCostStore) -> None:
+async def test_a_cost_is_deleted_with_its_task(store: Store, costs: Costs) -> None:
     await add_finished_task(store, 1, a_cost(units="1"))
     for target in (RetentionTarget.EVENTS, RetentionTarget.TASKS):
         await store.retention.sweep(target, before=at(100), now=at(200))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from harness.clock import START
 from harness.factories import a_delivery, a_push, a_task, an_event, at
-from store.conftest import a_sqlite_store
+from store.conftest import Opener, Store, a_sqlite_store
 from store.database_files import run_code
 
 from receiver.domain.audit import AuditEntry
@@ -20,7 +20,6 @@ from receiver.domain.costs import Cost, CostGrouping
 from receiver.domain.errors import Conflict
 from receiver.domain.model import ArchiveState, Asset, Attempt, DeliveryStatus, Event, TaskState, Verdict
 from receiver.store.interfaces import ArchiveUpdate, ById, Change, StoredTask
-from receiver.store.sqlite.store import SqliteStore
 
 TABLES = ("tasks", "intents", "request_digests", "costs", "pushes", "events", "deliveries", "attempts", "assets")
 ACTION = AuditEntry(at=START, actor="anna", verb="task.deleted", subject="tsk_1", reason="a customer's wish")
@@ -51,7 +50,7 @@ connection.execute("COMMIT")
 """
 
 
-async def fill(store: SqliteStore) -> None:
+async def fill(store: Store) -> None:
     """Store a task with one of everything, and another one beside it."""
     for number, charge in ((1, "1.25"), (2, "2.5")):
         name = f"tsk_{number}"
@@ -77,7 +76,7 @@ async def fill(store: SqliteStore) -> None:
         await attempt(store, delivery.id)
 
 
-async def archive(store: SqliteStore, event: Event) -> None:
+async def archive(store: Store, event: Event) -> None:
     asset = Asset(
         number=0,
         url="https://x.example/0.png",
@@ -90,7 +89,7 @@ async def archive(store: SqliteStore, event: Event) -> None:
     assert await store.archive.save(ArchiveUpdate(event_id=event.id, envelope=event.envelope, assets=[asset]))
 
 
-async def attempt(store: SqliteStore, delivery_id: str) -> None:
+async def attempt(store: Store, delivery_id: str) -> None:
     now = at(4000)
     await store.deliveries.claim("publish", now=now, until=at(5000), limit=1, claim="c", only=delivery_id)
     made = Attempt(delivery_id=delivery_id, number=1, started_at=now, duration=at(1) - at(0), outcome="failed")
@@ -103,87 +102,92 @@ def counts(path: Path) -> dict[str, int]:
         return {name: connection.execute(f"SELECT COUNT(*) FROM {name}").fetchone()[0] for name in TABLES}  # noqa: S608 -- our own names
 
 
+async def row_counts(store: Store) -> dict[str, int]:
+    """Count what is stored about the two tasks, through the store itself."""
+    stats, ids = await store.stats(), ("tsk_1", "tsk_2")
+    found = {name: sum(count for key, count in stats.items() if key.partition(".")[0] == name) for name in TABLES}
+    found["intents"] = sum([await store.tasks.intent(id_) != b"" for id_ in ids])
+    found["request_digests"] = sum([await store.tasks.request_digest(id_) is not None for id_ in ids])
+    found["costs"] = sum([await store.costs.find(id_) is not None for id_ in ids])
+    return found
+
+
 def deletes_anything(_: StoredTask) -> None:
     return
 
 
-async def delete(store: SqliteStore, task_id: str = "tsk_1", **changes: Any) -> StoredTask | None:
+async def delete(store: Store, task_id: str = "tsk_1", **changes: Any) -> StoredTask | None:
     given: dict[str, Any] = {"check": deletes_anything, "places": lambda stored: stored.files, "action": ACTION}
     return await store.deletions.delete(task_id, **given | changes)
 
 
-async def test_nothing_but_the_cost_and_the_audit_entry_of_a_task_is_left(path: Path) -> None:
-    async with a_sqlite_store(path) as store:
-        await fill(store)
-        assert set(counts(path).values()) == {2}
+async def test_nothing_but_the_cost_and_the_audit_entry_of_a_task_is_left(store: Store) -> None:
+    await fill(store)
+    assert set((await row_counts(store)).values()) == {2}
 
-        stored = await delete(store)
+    stored = await delete(store)
 
-        assert stored is not None
-        assert (stored.pushes, stored.events, stored.deliveries, stored.pending_deliveries) == (1, 1, 1, 1)
-        assert (stored.files, stored.objects) == (["/srv/evt_1/0.png"], ["s3://bucket/evt_1/0.png"])
-        assert counts(path) == dict.fromkeys(TABLES, 1)
-        assert (await store.catalog.actions(subjects=["tsk_1"]))[0] == ACTION
-        assert await store.catalog.task("tsk_1") is None
-        assert await store.catalog.task("tsk_2") is not None
-        assert await delete(store) is None
+    assert stored is not None
+    assert (stored.pushes, stored.events, stored.deliveries, stored.pending_deliveries) == (1, 1, 1, 1)
+    assert (stored.files, stored.objects) == (["/srv/evt_1/0.png"], ["s3://bucket/evt_1/0.png"])
+    assert await row_counts(store) == dict.fromkeys(TABLES, 1)
+    assert (await store.catalog.actions(subjects=["tsk_1"]))[0] == ACTION
+    assert await store.catalog.task("tsk_1") is None
+    assert await store.catalog.task("tsk_2") is not None
+    assert await delete(store) is None
 
 
 @pytest.mark.parametrize("by", list(CostGrouping))
-async def test_the_sums_of_costs_stay_as_they_were(path: Path, by: CostGrouping) -> None:
-    async with a_sqlite_store(path) as store:
-        await fill(store)
-        tag = "team" if by is CostGrouping.TAG else None
-        before = await store.costs.totals(by, tag=tag)
+async def test_the_sums_of_costs_stay_as_they_were(store: Store, by: CostGrouping) -> None:
+    await fill(store)
+    tag = "team" if by is CostGrouping.TAG else None
+    before = await store.costs.totals(by, tag=tag)
 
-        await delete(store)
+    await delete(store)
 
-        assert await store.costs.totals(by, tag=tag) == before
-        assert [(each.tasks, each.charges) for each in before] == [(2, {"units": Decimal("3.75")})]
-
-
-async def test_kling_s_ledger_still_finds_the_task_and_may_correct_its_cost(path: Path) -> None:
-    async with a_sqlite_store(path) as store:
-        await fill(store)
-        before = await store.costs.own_charges(["k1", "k2"])
-
-        await delete(store)
-        after = await store.costs.own_charges(["k1", "k2"])
-        await store.costs.correct([UnitCorrection(task_id="tsk_1", charges={"units": Decimal(3)})], now=START)
-
-        assert after == before
-        assert (await store.costs.own_charges(["k1"]))["k1"].charges == {"units": Decimal(3)}
+    assert await store.costs.totals(by, tag=tag) == before
+    assert [(each.tasks, each.charges) for each in before] == [(2, {"units": Decimal("3.75")})]
 
 
-async def test_a_task_without_a_cost_changes_no_sum(path: Path) -> None:
-    async with a_sqlite_store(path) as store:
-        await store.tasks.add(a_task(state=TaskState.FAILED, due_at=None, kling_id="k9"), b"{}")
+async def test_kling_s_ledger_still_finds_the_task_and_may_correct_its_cost(store: Store) -> None:
+    await fill(store)
+    before = await store.costs.own_charges(["k1", "k2"])
 
-        await delete(store)
+    await delete(store)
+    after = await store.costs.own_charges(["k1", "k2"])
+    await store.costs.correct([UnitCorrection(task_id="tsk_1", charges={"units": Decimal(3)})], now=START)
 
-        assert await store.costs.totals(CostGrouping.ENDPOINT) == []
-        assert (await store.costs.own_charges(["k9"]))["k9"].charges is None
+    assert after == before
+    assert (await store.costs.own_charges(["k1"]))["k1"].charges == {"units": Decimal(3)}
 
 
-async def test_a_task_that_must_not_be_deleted_stays_whole(path: Path) -> None:
+async def test_a_task_without_a_cost_changes_no_sum(store: Store) -> None:
+    await store.tasks.add(a_task(state=TaskState.FAILED, due_at=None, kling_id="k9"), b"{}")
+
+    await delete(store)
+
+    assert await store.costs.totals(CostGrouping.ENDPOINT) == []
+    assert (await store.costs.own_charges(["k9"]))["k9"].charges is None
+
+
+async def test_a_task_that_must_not_be_deleted_stays_whole(store: Store) -> None:
     def refuse(_: StoredTask) -> None:
         raise Conflict("not now")
 
-    async with a_sqlite_store(path) as store:
-        await fill(store)
+    await fill(store)
 
-        with pytest.raises(Conflict, match="not now"):
-            await delete(store, check=refuse)
+    with pytest.raises(Conflict, match="not now"):
+        await delete(store, check=refuse)
 
-        assert set(counts(path).values()) == {2}
-        assert await store.catalog.actions() == []
+    assert set((await row_counts(store)).values()) == {2}
+    assert await store.catalog.actions() == []
 
 
-async def test_the_files_to_remove_are_remembered_until_they_are_removed(path: Path) -> None:
-    async with a_sqlite_store(path) as store:
+async def test_the_files_to_remove_are_remembered_until_they_are_removed(opener: Opener) -> None:
+    async with opener() as store:
         await fill(store)
         await delete(store)
-    async with a_sqlite_store(path) as store:
+    async with opener() as store:
         assert await store.deletions.removals() == {"/srv/evt_1/0.png": "tsk_1"}
 
         await store.deletions.removed(["/srv/evt_1/0.png"])
@@ -191,16 +195,15 @@ async def test_the_files_to_remove_are_remembered_until_they_are_removed(path: P
         assert await store.deletions.removals() == {}
 
 
-async def test_an_attempt_in_flight_is_not_recorded_for_a_deleted_delivery(path: Path) -> None:
-    async with a_sqlite_store(path) as store:
-        await fill(store)
-        await store.deliveries.claim("publish", now=at(7000), until=at(8000), limit=1, claim="c2", only="dlv_1")
-        await delete(store)
+async def test_an_attempt_in_flight_is_not_recorded_for_a_deleted_delivery(store: Store) -> None:
+    await fill(store)
+    await store.deliveries.claim("publish", now=at(7000), until=at(8000), limit=1, claim="c2", only="dlv_1")
+    await delete(store)
 
-        made = Attempt(delivery_id="dlv_1", number=2, started_at=at(7000), duration=at(1) - at(0), outcome="accepted")
-        verdict = Verdict(status=DeliveryStatus.DELIVERED, due_at=at(7001), finished_at=at(7001))
+    made = Attempt(delivery_id="dlv_1", number=2, started_at=at(7000), duration=at(1) - at(0), outcome="accepted")
+    verdict = Verdict(status=DeliveryStatus.DELIVERED, due_at=at(7001), finished_at=at(7001))
 
-        assert not await store.deliveries.record_attempt(made, verdict, claim="c2")
+    assert not await store.deliveries.record_attempt(made, verdict, claim="c2")
 
 
 async def test_a_kill_at_any_statement_leaves_the_task_whole_or_deleted(path: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from harness.factories import a_delivery, a_push, a_task
-from store.conftest import a_sqlite_store, add_deliveries, add_route_deliveries, decide_always
+from store.conftest import Store, a_sqlite_store, add_deliveries, add_route_deliveries, decide_always
 from store.database_files import mode
 
 from receiver.domain.errors import (
@@ -93,15 +93,13 @@ async def test_a_backup_removes_only_stale_copies(path: Path) -> None:
     assert sorted(file.name for file in folder.iterdir()) == [".film.mp4.part", under_way.name, "wednesday.db"]
 
 
-async def test_statistics_are_counted_by_kind(path: Path) -> None:
-    async with a_sqlite_store(path) as store:
-        await add_deliveries(store, a_delivery())
-        await store.tasks.add(a_task(id="tsk_2", state=TaskState.QUEUED), b"")
-        await store.tasks.apply(ById(id="tsk_1"), decide_always(Change(push=a_push())))
+async def test_statistics_are_counted_by_kind(store: Store) -> None:
+    await add_deliveries(store, a_delivery())
+    await store.tasks.add(a_task(id="tsk_2", state=TaskState.QUEUED), b"")
+    await store.tasks.apply(ById(id="tsk_1"), decide_always(Change(push=a_push())))
 
-        stats = await store.stats()
+    stats = await store.stats()
 
-        assert stats == maintenance.stats_at(path)
     counts = {name: number for name, number in stats.items() if not name.startswith("bytes.")}
     assert counts == {
         "tasks.queued": 1,
@@ -114,3 +112,10 @@ async def test_statistics_are_counted_by_kind(path: Path) -> None:
         "assets": 0,
     }
     assert stats["bytes.file"] > 0
+
+
+async def test_the_statistics_of_a_file_in_use_are_read_without_its_service(path: Path) -> None:
+    async with a_sqlite_store(path) as store:
+        await add_deliveries(store, a_delivery())
+
+        assert await store.stats() == maintenance.stats_at(path)

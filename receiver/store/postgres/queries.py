@@ -60,25 +60,25 @@ def parse(text: str) -> Sequence[Query]:
 
 async def fetch(connection: Connection, name: str, arguments: Mapping[str, object] | None = None) -> Sequence[Record]:
     """Return the rows of a statement."""
-    statement, values = _bind(name, arguments or {})
+    statement, values = bind(name, arguments or {})
     return await connection.fetch(statement, *values)
 
 
 async def fetch_row(connection: Connection, name: str, arguments: Mapping[str, object] | None = None) -> Record | None:
     """Return the first row of a statement, or None."""
-    statement, values = _bind(name, arguments or {})
+    statement, values = bind(name, arguments or {})
     return await connection.fetchrow(statement, *values)
 
 
 async def fetch_value(connection: Connection, name: str, arguments: Mapping[str, object] | None = None) -> Any:  # noqa: ANN401 -- the statement defines its type
     """Return the first value of the first row of a statement, or None."""
-    statement, values = _bind(name, arguments or {})
+    statement, values = bind(name, arguments or {})
     return await connection.fetchval(statement, *values)
 
 
 async def change(connection: Connection, name: str, arguments: Mapping[str, object] | None = None) -> int:
     """Run a statement that changes rows; return their number."""
-    statement, values = _bind(name, arguments or {})
+    statement, values = bind(name, arguments or {})
     tag = await connection.execute(statement, *values)
     return int(tag.rpartition(" ")[2])
 
@@ -110,7 +110,8 @@ async def change_audited(
     return True
 
 
-def _bind(name: str, arguments: Mapping[str, object]) -> tuple[str, list[object]]:
+def bind(name: str, arguments: Mapping[str, object]) -> tuple[str, list[object]]:
+    """Return a statement for the arguments that are given, and the values of its parameters in order."""
     given = frozenset(key for key, value in arguments.items() if value is not None)
     statement, names = _compiled(name, given)
     return statement, [_storable(arguments[each]) for each in names]

@@ -10,11 +10,25 @@ from typing import Self
 from receiver.domain.clock import Clock, SystemClock
 from receiver.domain.errors import InvalidRequest
 from receiver.domain.metrics import Metrics
+from receiver.store.postgres.alerts import PostgresAlertStore
+from receiver.store.postgres.archive import PostgresArchiveStore
+from receiver.store.postgres.batches import PostgresBatchStore
+from receiver.store.postgres.catalog import PostgresCatalog
+from receiver.store.postgres.costs import PostgresCostStore
 from receiver.store.postgres.database import Address, Connection, Connections, Health, Reader
+from receiver.store.postgres.deletions import PostgresDeletionStore
 from receiver.store.postgres.deliveries import PostgresDeliveryQueue
+from receiver.store.postgres.durations import PostgresDurationStore
 from receiver.store.postgres.migrate import Report, migrate
+from receiver.store.postgres.overview import PostgresOverview
 from receiver.store.postgres.queries import fetch, fetch_value
+from receiver.store.postgres.replays import PostgresReplayStore
+from receiver.store.postgres.reports import PostgresReportStore
+from receiver.store.postgres.results import PostgresResultStore
+from receiver.store.postgres.retention import PostgresRetentionStore
 from receiver.store.postgres.tasks import PostgresTaskStore
+from receiver.store.postgres.totals import PostgresTotals
+from receiver.store.postgres.traces import PostgresTraceStore
 from receiver.store.postgres.writer import WriteOp, Writer
 
 _CLOCK = SystemClock()
@@ -49,6 +63,20 @@ class PostgresStore:
         self._resources = AsyncExitStack()
         self.tasks = PostgresTaskStore(writer, hot)
         self.deliveries = PostgresDeliveryQueue(writer, hot)
+        self.catalog = PostgresCatalog(lists)
+        self.archive = PostgresArchiveStore(writer, hot)
+        self.results = PostgresResultStore(lists)
+        self.retention = PostgresRetentionStore(writer)
+        self.replays = PostgresReplayStore(writer, lists)
+        self.costs = PostgresCostStore(writer, lists)
+        self.batches = PostgresBatchStore(writer, hot, lists)
+        self.alerts = PostgresAlertStore(writer, lists)
+        self.reports = PostgresReportStore(writer, lists)
+        self.durations = PostgresDurationStore(writer, lists)
+        self.deletions = PostgresDeletionStore(writer, lists)
+        self.overview = PostgresOverview(lists)
+        self.traces = PostgresTraceStore(writer, hot)
+        self.totals = PostgresTotals(writer, lists)
 
     @classmethod
     async def open(

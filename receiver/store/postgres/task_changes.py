@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from receiver.domain.model import Delivery, Event, Push
 from receiver.store import delivery_rows, rows
 from receiver.store.interfaces import ByToken, Change
+from receiver.store.postgres.alerts import track_alerts
 from receiver.store.postgres.database import Connection
 from receiver.store.postgres.queries import fetch, update_columns, write_rows
 from receiver.store.postgres.writer import DecidedWriteOp
@@ -43,14 +44,17 @@ async def _write(connection: Connection, unit: UnitOfWork) -> None:
 
 
 async def write_events(connection: Connection, events: Iterable[Event], deliveries: Iterable[Delivery]) -> None:
-    """Store events and their deliveries. This must be the last thing that a transaction writes.
+    """Store events and their deliveries, and update the tracked alerts by those that are alerts.
 
+    This must be the last thing that a transaction writes.
     Transactions with events commit one after the other from here on. Otherwise a reader of the event stream could see
     an event before one with a smaller `seq`, and miss that one.
     """
-    stored = list(events)
+    stored: Sequence[Event] = list(events)
     if stored:
         await fetch(connection, "lock_event_order")
+    if any(event.is_alert for event in stored):
+        stored, deliveries = await track_alerts(connection, stored, deliveries)
     await write_rows(connection, "insert_event", map(rows.event_row, stored))
     await write_rows(connection, "insert_delivery", map(delivery_rows.delivery_row, deliveries))
 

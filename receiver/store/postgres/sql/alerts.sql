@@ -1,0 +1,104 @@
+-- Tracked alerts: one row from the first report of an alert until it recovers.
+
+-- name: open_alert
+-- Finds the open alert of a topic about a subject.
+SELECT *
+FROM alerts
+WHERE topic = :topic
+  AND subject = :subject
+  AND closed_at IS NULL;
+
+-- name: save_alert
+-- Inserts an alert, or updates it after another report.
+INSERT INTO alerts (
+    id, topic, subject, type, message, remedy, cause, level, event_id, opened_at, last_seen_at, times,
+    acknowledged_at, acknowledged_by, note
+)
+VALUES (
+    :id, :topic, :subject, :type, :message, :remedy, :cause, :level, :event_id, :opened_at, :last_seen_at, :times,
+    :acknowledged_at, :acknowledged_by, :note
+)
+ON CONFLICT (id) DO UPDATE
+SET type = excluded.type, message = excluded.message, remedy = excluded.remedy, cause = excluded.cause,
+    level = excluded.level, event_id = excluded.event_id, last_seen_at = excluded.last_seen_at,
+    times = excluded.times, acknowledged_at = excluded.acknowledged_at, acknowledged_by = excluded.acknowledged_by,
+    note = excluded.note;
+
+-- name: acknowledge_alert
+-- Acknowledges an open alert, and closes it if its topic is one of *closing*.
+UPDATE alerts
+SET acknowledged_at = :now, acknowledged_by = :actor, note = :note,
+    closed_at = CASE WHEN topic = ANY(:closing) THEN CAST(:now AS bigint) END,
+    closed_by = CASE WHEN topic = ANY(:closing) THEN 'acknowledgement' END
+WHERE id = :id
+  AND acknowledged_at IS NULL
+  AND closed_at IS NULL;
+
+-- name: close_alerts
+-- Closes open alerts that recovered.
+UPDATE alerts
+SET closed_at = :now, closed_by = 'recovery'
+WHERE id = ANY(:ids)
+  AND closed_at IS NULL
+RETURNING id;
+
+-- name: ended_alerts
+-- Finds open alerts whose cause has ended without an event of its own. A destination that rejected events works again
+-- if one of the newest deliveries reached it since.
+SELECT id
+FROM alerts
+WHERE closed_at IS NULL
+  AND (
+      topic IN ('task_stuck', 'task_contradicted', 'submit_unknown') AND NOT EXISTS (
+          SELECT 1
+          FROM tasks
+          WHERE tasks.id = alerts.subject
+            AND (topic <> 'task_stuck' OR tasks.state IN ('awaiting', 'submitting', 'submitted', 'processing'))
+            AND (topic <> 'submit_unknown' OR tasks.end_reason = 'unknown')
+      )
+      OR topic = 'delivery_dead' AND NOT EXISTS (
+          SELECT 1
+          FROM deliveries AS dead
+          WHERE dead.route = alerts.subject
+            AND dead.status = 'dead'
+            AND NOT EXISTS (
+                SELECT 1
+                FROM deliveries AS later
+                WHERE later.event_id = dead.event_id
+                  AND later.route = dead.route
+                  AND later.id > dead.id
+            )
+      )
+      OR topic = 'events_rejected' AND EXISTS (
+          SELECT 1
+          FROM (SELECT route, status, finished_at FROM deliveries ORDER BY id DESC LIMIT 10000) AS newest
+          WHERE newest.route = alerts.subject
+            AND newest.status = 'delivered'
+            AND newest.finished_at > alerts.last_seen_at
+      )
+      OR topic = 'asset' AND NOT EXISTS (
+          SELECT 1
+          FROM events
+          WHERE events.id = alerts.subject
+            AND (events.archiving IS NOT NULL OR alerts.acknowledged_at IS NULL)
+      )
+  )
+ORDER BY id
+LIMIT :limit;
+
+-- name: list_alerts
+-- Lists alerts, newest first.
+SELECT *
+FROM alerts
+WHERE TRUE
+  AND id = :id -- if id
+  AND id < :cursor -- if cursor
+  AND type = ANY(:types) -- if types
+  AND subject = :subject -- if subject
+  AND CASE -- if states
+      WHEN closed_at IS NOT NULL THEN 'closed' -- if states
+      WHEN acknowledged_at IS NULL THEN 'open' -- if states
+      ELSE 'acknowledged' -- if states
+  END = ANY(:states) -- if states
+ORDER BY id DESC
+LIMIT :limit;

@@ -1,0 +1,90 @@
+-- What tasks cost. Amounts are exact decimals as text.
+
+-- name: cost
+-- Reads the cost of a task.
+SELECT charges, raw
+FROM costs
+WHERE task_id = :task_id;
+
+-- name: count_costs
+-- Counts tasks by name and charges. The program multiplies and adds, so that both stores round in the same way.
+SELECT priced.name, priced.charges, COUNT(*) AS times
+FROM (
+    SELECT
+        costs.charges,
+        CAST(tasks.tags AS json) ->> CAST(:tag AS text) AS name -- if tag
+        tasks.endpoint AS name -- if endpoint
+        tasks.label AS name -- if label
+        tasks.batch AS name -- if batch
+        to_char(to_timestamp(costs.at / 1000000) AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS name -- if day
+    FROM costs
+    JOIN tasks ON tasks.id = costs.task_id -- if joined
+    WHERE TRUE
+      AND costs.at >= :since -- if since
+      AND costs.at < :until -- if until
+    UNION ALL
+    SELECT
+        kept.charges,
+        CAST(kept.tags AS json) ->> CAST(:tag AS text) AS name -- if tag
+        kept.endpoint AS name -- if endpoint
+        kept.label AS name -- if label
+        kept.batch AS name -- if batch
+        to_char(to_timestamp(kept.at / 1000000) AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS name -- if day
+    FROM deleted_costs AS kept
+    WHERE kept.charges IS NOT NULL
+      AND kept.at >= :since -- if since
+      AND kept.at < :until -- if until
+) AS priced
+GROUP BY priced.name, priced.charges;
+
+-- name: own_charges
+-- Reads the tasks with one of Kling's ids, and their costs; also those of deleted tasks.
+SELECT tasks.id, tasks.kling_id, tasks.endpoint, tasks.state, tasks.updated_at, costs.charges
+FROM tasks
+LEFT JOIN costs ON costs.task_id = tasks.id
+WHERE tasks.kling_id = ANY(:kling_ids)
+UNION ALL
+SELECT deleted.task_id, deleted.kling_id, deleted.endpoint, deleted.state, deleted.at, deleted.charges
+FROM deleted_costs AS deleted
+WHERE deleted.kling_id = ANY(:kling_ids);
+
+-- name: succeeded_charges
+-- Reads the tasks that succeeded in a period, and their costs. Their ids are at most :first old.
+SELECT tasks.id, tasks.kling_id, tasks.endpoint, tasks.state, events.created_at AS updated_at, costs.charges
+FROM tasks
+JOIN events ON events.task_id = tasks.id AND events.type = 'task.succeed'
+LEFT JOIN costs ON costs.task_id = tasks.id
+WHERE tasks.id >= :first
+  AND tasks.id < :last
+  AND tasks.state = 'succeed'
+  AND tasks.kling_id IS NOT NULL
+  AND events.created_at >= :since
+  AND events.created_at < :until
+ORDER BY tasks.id;
+
+-- name: correct_cost
+-- Stores the charges of a task in the units of Kling's ledgers.
+INSERT INTO costs (task_id, at, charges, raw)
+SELECT id, CAST(:now AS bigint), CAST(:charges AS text), '{}'
+FROM tasks
+WHERE id = :task_id
+ON CONFLICT (task_id) DO UPDATE
+SET charges = excluded.charges;
+
+-- name: correct_kept_cost
+-- Stores the charges of a deleted task in the units of Kling's ledgers.
+UPDATE deleted_costs
+SET charges = :charges
+WHERE task_id = :task_id;
+
+-- name: bill_checked_until
+-- Reads until when the daily check compared Kling's ledgers.
+SELECT checked_until
+FROM bill_checks;
+
+-- name: save_bill_check
+-- Stores until when the daily check compared Kling's ledgers.
+INSERT INTO bill_checks ("only", checked_until)
+VALUES (1, :until)
+ON CONFLICT ("only") DO UPDATE
+SET checked_until = GREATEST(bill_checks.checked_until, excluded.checked_until);

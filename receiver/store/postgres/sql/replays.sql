@@ -1,0 +1,145 @@
+-- Replays: their selections and their progress.
+
+-- name: make_delivery_due
+-- Makes a pending delivery due, unless an attempt is in progress.
+UPDATE deliveries
+SET due_at = LEAST(due_at, :now)
+WHERE id = :id
+  AND status = 'pending'
+  AND (claim IS NULL OR due_at <= :now);
+
+-- name: replay_high_water_mark
+-- Finds the newest delivery and the newest event.
+SELECT
+    (SELECT MAX(id) FROM deliveries) AS delivery,
+    (SELECT MAX(id) FROM events) AS event;
+
+-- name: deliveries_to_replay
+-- Selects deliveries that had ended when a replay was requested, oldest first. Of each event it selects the newest per
+-- route, or the newest of all routes if the replay has another target, so that no event is repeated twice to one route. Optionally
+-- counts them by route and status.
+SELECT route, status, COUNT(*) AS count, MIN(created_at) AS oldest, MAX(created_at) AS newest -- if counted
+FROM ( -- if counted
+SELECT
+    deliveries.id AS position,
+    deliveries.event_id,
+    deliveries.id AS replay_of,
+    deliveries.status,
+    deliveries.created_at,
+    events.type AS event_type,
+    events.task_id AS event_task_id,
+    deliveries.route AS route -- if same_route
+    CAST(:to_route AS text) AS route -- if to_route
+FROM deliveries
+JOIN events ON events.id = deliveries.event_id
+WHERE deliveries.status <> 'pending'
+  AND deliveries.status = 'dead' -- if only_dead
+  AND deliveries.finished_at <= :requested_at
+  AND deliveries.id > :cursor
+  AND deliveries.id <= :last
+  AND deliveries.id = ANY(:deliveries) -- if deliveries
+  AND deliveries.event_id = ANY(:events) -- if events
+  AND events.task_id = :task_id -- if task_id
+  AND deliveries.route = :route -- if route
+  AND deliveries.status = ANY(:statuses) -- if statuses
+  AND deliveries.created_at >= :since -- if since
+  AND deliveries.created_at < :until -- if until
+  AND (deliveries.route LIKE 'reply:%' OR deliveries.route = ANY(:known_routes)) -- if known_routes
+  AND NOT EXISTS (
+      SELECT 1
+      FROM deliveries AS newer
+      WHERE newer.event_id = deliveries.event_id
+        AND newer.id > deliveries.id
+        AND newer.id <= :last
+        AND newer.status <> 'pending'
+        AND newer.finished_at <= :requested_at
+        AND newer.route = deliveries.route -- if same_route
+        AND newer.route = :route -- if route
+        AND newer.id = ANY(:deliveries) -- if deliveries
+        AND newer.status = ANY(:statuses) -- if statuses
+        AND newer.created_at >= :since -- if since
+        AND newer.created_at < :until -- if until
+  )
+ORDER BY deliveries.id
+LIMIT :limit
+) AS items -- if counted
+GROUP BY route, status -- if counted
+ORDER BY route, status -- if counted
+;
+
+-- name: events_to_replay
+-- Selects events for a route, oldest first, with the newest delivery of each to that route. Optionally counts
+-- them.
+SELECT route, status, COUNT(*) AS count, MIN(created_at) AS oldest, MAX(created_at) AS newest -- if counted
+FROM ( -- if counted
+SELECT
+    events.id AS position,
+    events.id AS event_id,
+    CAST(:to_route AS text) AS route,
+    (SELECT MAX(id) FROM deliveries WHERE event_id = events.id AND route = :to_route) AS replay_of,
+    CAST(NULL AS text) AS status,
+    events.created_at,
+    events.type AS event_type,
+    events.task_id AS event_task_id
+FROM events
+WHERE events.id > :cursor
+  AND events.id <= :last
+  AND events.id = ANY(:events) -- if events
+  AND events.task_id = :task_id -- if task_id
+  AND events.created_at >= :since -- if since
+  AND events.created_at < :until -- if until
+  AND CASE WHEN type LIKE 'task.%' THEN SUBSTR(type, 6) ELSE SPLIT_PART(type, '.', 1) END -- if event_kinds
+      = ANY(:event_kinds) -- if event_kinds
+ORDER BY events.id
+LIMIT :limit
+) AS items -- if counted
+GROUP BY route, status -- if counted
+ORDER BY route, status -- if counted
+;
+
+-- name: insert_replay
+-- Inserts a replay.
+INSERT INTO replays (
+    id, state, selection, actor, why, last, total, created_at, rate_count, rate_per, cursor, created, finished_at
+)
+VALUES (
+    :id, :state, :selection, :actor, :why, :last, :total, :created_at, :rate_count, :rate_per, :cursor, :created,
+    :finished_at
+);
+
+-- name: advance_replay
+-- Advances a running replay, if its cursor is unchanged.
+UPDATE replays
+SET cursor = :after, created = created + :made, state = :state, finished_at = :finished_at
+WHERE id = :id
+  AND state = 'running'
+  AND cursor = :before;
+
+-- name: cancel_replay
+-- Cancels a running replay.
+UPDATE replays
+SET state = 'cancelled', finished_at = :now
+WHERE id = :id
+  AND state = 'running';
+
+-- name: replay
+-- Reads a replay.
+SELECT *
+FROM replays
+WHERE id = :id;
+
+-- name: running_replays
+-- Lists the running replays, oldest first.
+SELECT *
+FROM replays
+WHERE state = 'running'
+ORDER BY id;
+
+-- name: list_replays
+-- Lists replays, newest first.
+SELECT *
+FROM replays
+WHERE TRUE
+  AND id < :cursor -- if cursor
+ORDER BY id DESC
+LIMIT :limit;
