@@ -1,5 +1,6 @@
-"""`kling-receiver db`: maintains the store's file. `migrate` and `restore` need the service stopped."""
+"""`kling-receiver db`: maintains the store's file. `migrate`, `restore` and `copy` need the service stopped."""
 
+import asyncio
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -8,17 +9,20 @@ from cyclopts import App, Parameter
 
 from receiver.cli import FAILED, OK, render
 from receiver.cli.options import COMMON, OUTPUT, CommonOptions, OutputOptions
-from receiver.cli.value_kinds import FILE
+from receiver.cli.value_kinds import FILE, URL
 from receiver.domain.clock import SystemClock
 from receiver.settings import load_client
+from receiver.store.databases import copy_between
 from receiver.store.disk import real_path
 from receiver.store.sqlite import maintenance
 from receiver.store.sqlite.migrate import migrate as apply_migrations
 from receiver.store.sqlite.restore import restore as restore_backup
 from receiver.store.sqlite.upgrade_backup import back_up_before_upgrade
 
-db = App(name="db", help="Migrate, check, back up, restore and measure the store.")
+db = App(name="db", help="Migrate, check, back up, restore, copy and measure the store.")
 
+_SQLITE = "sqlite:"
+_SECONDS_BETWEEN_REPORTS = 1.0
 _UNITS = ("B", "KiB", "MiB", "GiB")
 _UNIT_SIZE = 1024
 
@@ -94,6 +98,43 @@ def stats(*, output: OutputOptions = OUTPUT) -> int:
         for name, count in counts.items()
     )
     return OK
+
+
+@db.command
+def copy(
+    *,
+    to: Annotated[str, URL, Parameter(help="New database to copy to: postgresql://... or sqlite:FILE.")],
+    from_: Annotated[
+        str | None, URL, Parameter(name="--from", help="Store to copy (default: that of the configuration).")
+    ] = None,
+    output: OutputOptions = OUTPUT,
+) -> int:
+    """Copy the store to another database while the service is stopped, and compare every row. Run again to resume."""
+    source = from_ or f"{_SQLITE}{load_client(output.config).store_path}"
+    tables = asyncio.run(copy_between(source, to, _CopyProgress().report))
+    if output.json:
+        copied = [{"table": table.name, "rows": table.rows, "sha256": table.digest} for table in tables]
+        render.print_json({"source": source, "target": to, "tables": copied})
+        return OK
+    for table in tables:
+        render.print_line(f"{table.name}: {table.rows} rows, the same in both, SHA-256 {table.digest[:16]}")
+    render.print_line(f'{source} is unchanged. To use the copy, set [store] url = "{to}" and start the service.')
+    return OK
+
+
+class _CopyProgress:
+    """Prints how far a copy is, at most once a second."""
+
+    def __init__(self) -> None:
+        self._clock = SystemClock()
+        self._printed_at = self._clock.monotonic()
+
+    def report(self, what: str, done: int, total: int) -> None:
+        """Print a line to stderr, unless one was just printed."""
+        now = self._clock.monotonic()
+        if now - self._printed_at >= _SECONDS_BETWEEN_REPORTS:
+            self._printed_at = now
+            render.notice(f"{what}: {done} of {total} rows")
 
 
 def _format_size(count: float) -> str:

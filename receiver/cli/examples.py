@@ -84,6 +84,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "db check": ("db check",),
     "db backup": ("db backup /backup/receiver.db",),
     "db restore": ("db restore /backup/receiver.db",),
+    "db copy": ("db copy --to postgresql://kling@db.example.com/kling", "db copy --to sqlite:/backup/receiver.db"),
     "db stats": ("db stats --json",),
     "docs": ("docs", "docs routes"),
     "completion": ("completion bash", "completion zsh"),

@@ -126,6 +126,8 @@ async def schema_mismatches(connection: Connection, steps: Sequence[Migration]) 
         for step in steps
         if step.version in done and done[step.version] != step.checksum
     ]
+    if await connection.fetchval("SELECT to_regclass('copying')") is not None:
+        faults.append("The database has an unfinished copy of a store. Finish it with `kling-receiver db copy`.")
     return faults
 
 

@@ -134,6 +134,11 @@ def schema_mismatches(connection: sqlite3.Connection, steps: Sequence[Migration]
     return faults
 
 
+def is_current(connection: sqlite3.Connection, steps: Sequence[Migration]) -> bool:
+    """Return whether the file has exactly this program's schema."""
+    return not schema_mismatches(connection, steps) and {step.version for step in steps} == set(_applied(connection))
+
+
 def is_initialized(connection: sqlite3.Connection) -> bool:
     """Return whether the file contains a store: SQLite accepts an empty file as a valid database."""
     return bool(_applied(connection))

@@ -1,0 +1,77 @@
+"""`kling-receiver db copy`: to PostgreSQL and back, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+from cli.conftest import write_config
+from harness.full_store import fill_every_table
+from harness.ports import free_port
+
+from receiver.cli import main
+from receiver.store import databases
+from receiver.store.sqlite.store import SqliteStore
+
+
+@pytest.fixture
+async def config(tmp_path: Path) -> Path:
+    """The configuration of a stopped service whose store has rows in every table."""
+    config = write_config(tmp_path, free_port())
+    store = await SqliteStore.open(tmp_path / "receiver.db")
+    await fill_every_table(store)
+    await store.aclose()
+    return config
+
+
+def test_a_store_moves_to_postgresql_and_back(
+    config: Path, postgres_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["db", "copy", "--to", postgres_url, "--config", str(config)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    back = config.parent / "back.db"
+
+    assert (
+        main(["db", "copy", "--from", postgres_url, "--to", f"sqlite:{back}", "--json", "--config", str(config)]) == 0
+    )
+    copied = json.loads(capsys.readouterr().out)
+
+    assert lines[1].startswith("tasks: 2 rows, the same in both, SHA-256 ")
+    assert lines[-1].startswith(
+        f"sqlite:{config.parent / 'receiver.db'} is unchanged. To use the copy, set [store] url"
+    )
+    assert (copied["source"], copied["target"]) == (postgres_url, f"sqlite:{back}")
+    assert [(table["table"], table["rows"]) for table in copied["tables"]][:2] == [("batches", 1), ("tasks", 2)]
+    assert copied["tables"][1]["sha256"].startswith(lines[1].rpartition(" ")[2])
+    assert back.exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "problem", "remedy"),
+    [
+        ("mysql://host/db", "'mysql://host/db' is not the URL of a store.", "postgresql://user@host/database"),
+        ("postgresql://kling:geheim@host/db", "The URL has a password", "set PGPASSWORD"),
+        ("sqlite:{folder}/receiver.db", "is in use by process", "stop the other one"),
+        ("sqlite:{folder}/here.toml", "exists already", "Name a file that does not exist yet."),
+    ],
+)
+def test_a_target_that_cannot_be_used_is_explained(
+    config: Path, target: str, problem: str, remedy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (config.parent / "here.toml").touch()
+    target = target.format(folder=config.parent)
+
+    assert main(["db", "copy", "--to", target, "--config", str(config)]) != 0
+
+    error = capsys.readouterr().err
+    assert problem in error
+    assert remedy in error
+    assert "geheim" not in error
+
+
+def test_postgresql_without_its_extra_is_explained(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(databases, "find_spec", lambda _: None)
+
+    assert main(["db", "copy", "--to", "postgresql://host/db", "--config", str(config)]) == 1
+    assert "pip install 'kling-receiver[postgres]'" in capsys.readouterr().err
