@@ -20,7 +20,7 @@ from harness.ports import free_port
 from receiver.delivery.lanes import LaneRegistry
 from receiver.delivery.senders import apprise_child
 from receiver.delivery.senders.sender import DeliveryRequest, Sender
-from receiver.domain.model import Accepted, Event, Failed, Refused
+from receiver.domain.model import Accepted, Event, Failed
 from receiver.domain.redaction import Redactor
 from receiver.domain.secret import Secret
 from receiver.events.payload import envelope
@@ -197,12 +197,13 @@ async def test_a_cloud_s_metadata_service_is_never_dialled(host: str) -> None:
     assert "is never dialled: " in outcome.reason
 
 
-async def test_a_template_that_fails_sends_nothing_and_the_delivery_dies(service: ChatService) -> None:
+async def test_a_template_that_fails_sends_nothing_and_is_retried(service: ChatService) -> None:
     event = an_event(envelope=envelope("task.succeed", START, {"failures": 5}), body=b"")
 
     outcome = await sender(f"json://{service.address}/x", body="{length(failures)}").send(request(event))
 
-    assert isinstance(outcome, Refused)
-    assert outcome.set_aside
+    assert isinstance(outcome, Failed)
+    assert outcome.is_about_event
     assert "{length(failures)} could not be evaluated" in outcome.reason
+    assert outcome.reason.endswith("Nothing was sent. Correct it and reload: the next attempt uses it.")
     assert service.paths == []

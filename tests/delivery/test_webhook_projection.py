@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from harness.clock import START, FakeClock
 
-from receiver.delivery.senders.webhook_body import ProjectionFailed, body_maker
+from receiver.delivery.senders.sender import RenderingFailed
+from receiver.delivery.senders.webhook_body import body_maker
 from receiver.domain.clock import Ids
 from receiver.events.payload import serialize
 from receiver.events.samples import sample_event
@@ -34,7 +35,7 @@ def test_any_json_value_but_null_is_a_body(expression: str, expected: Any) -> No
 
 @pytest.mark.parametrize("expression", ["data.task.labell", "length(data.result.nothing)", "sum(data.task.label)"])
 def test_a_projection_without_a_value_fails_and_names_the_expression(expression: str) -> None:
-    with pytest.raises(ProjectionFailed, match="payload = "):
+    with pytest.raises(RenderingFailed, match="payload = "):
         body({"project": expression})
 
 

@@ -14,6 +14,7 @@ from harness.running_service import (
     a_kling,
     a_receiver,
     a_recording_server,
+    a_sink,
     create_callback_url,
     submit_task,
     wait_for_state,
@@ -124,3 +125,43 @@ async def test_environment_and_option_decide_about_the_log_level(tmp_path: Path)
 
 def has_reloaded(receiver: Receiver, times: int) -> bool:
     return len(receiver.log_entries("configuration.reloaded")) == times
+
+
+async def test_a_corrected_projection_or_template_is_used_by_the_next_attempt(tmp_path: Path) -> None:
+    async with a_sink(check_signatures=False) as sink:
+        project = '{ project = "length(data.result)" }'  # the result is an object of lists, here with one
+        retry = 'retry = ["500ms"]'
+        chat = sink.url.replace("http://", "json://")
+        routes = f"""
+[[routes]]
+name = "app"
+webhook = {{ url = "{sink.url}", payload = {project.replace("data.result", "data.status.x")} }}
+{retry}
+[[routes]]
+name = "chat"
+notify = {{ urls = ["{chat}?format=text"], body = "{{length(nothing)}}" }}
+{retry}
+"""
+        async with a_receiver(tmp_path, a_config("http://127.0.0.1:9", more=routes)) as receiver:
+            async with receiver.client() as client:
+                await client.post("/api/trigger", json={"state": "succeed"})
+                await wait_until(partial(every_route_has_failed, client))
+            assert sink.bodies == []
+
+            await reload(receiver, "data.status.x", "data.result")
+            await reload(receiver, "{length(nothing)}", "{length(result.images)} images")
+
+            await wait_until(lambda: len(sink.bodies) == 2, seconds=30)
+            assert b"1" in sink.bodies
+            assert any(b"1 images" in body for body in sink.bodies)
+
+
+async def every_route_has_failed(client: Any) -> bool:
+    """Whether each delivery is pending after a failed attempt that says why."""
+    listed = (await client.get("/api/deliveries")).json()["items"]
+    details = [(await client.get(f"/api/deliveries/{each['id']}")).json() for each in listed]
+    if len(details) != 2 or not all(each["attempts_made"] for each in details):
+        return False
+    assert [each["status"] for each in details] == ["pending"] * 2
+    assert all("Correct it and reload" in each["attempts_made"][0]["reason"] for each in details)
+    return True

@@ -54,7 +54,7 @@ class TestRefusals:
         [
             {"subject_image_list": None},
             {"subject_image_list": []},
-            {"subject_image_list": [URL_IMAGE] * 5},
+            pytest.param({"subject_image_list": [URL_IMAGE] * 5}, id="five pictures"),
             {"subject_image_list": ["https://images.example.com/a.png"]},
             {"subject_image_list": [{"subject_image": "data:image/png;base64,AAAA"}]},
             {"subject_image_list": [{"subject_image": base64.b64encode(b"GIF89a").decode()}]},
@@ -62,7 +62,7 @@ class TestRefusals:
             {"n": 10},
             {"n": "2"},
             {"aspect_ratio": "5:4"},
-            {"prompt": "x" * 2501},
+            pytest.param({"prompt": "x" * 2501}, id="a prompt of 2501 characters"),
             {"callback_url": "ftp://example.com"},
             {"callback_url": 7},
             {"external_task_id": 7},

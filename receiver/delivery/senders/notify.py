@@ -9,10 +9,9 @@ from datetime import timedelta
 from secrets import token_hex
 
 from receiver.delivery.senders.process import MAX_SHUTDOWN, run
-from receiver.delivery.senders.sender import DeliveryRequest
+from receiver.delivery.senders.sender import DeliveryRequest, RenderingFailed
 from receiver.domain.bounded_dict import BoundedDict
-from receiver.domain.errors import ReceiverError
-from receiver.domain.model import Accepted, Event, Failed, Json, Outcome, Refused
+from receiver.domain.model import Accepted, Event, Failed, Json, Outcome
 from receiver.domain.secret import Secret
 from receiver.events import payload
 from receiver.events.notification import Notification, RenderError, TextTemplate, template_values, write_notification
@@ -37,12 +36,6 @@ class UrlResult:
 
     ok: bool
     log: Sequence[str] = ()
-
-
-class NotRendered(ReceiverError):
-    """The route's template gives no text for this event."""
-
-    code = "not_rendered"
 
 
 class NotifySender:
@@ -71,19 +64,16 @@ class NotifySender:
         return self._settings.timeout + MAX_SHUTDOWN
 
     async def preview(self, event: Event) -> bytes:
-        """Return the title and the text. Raises NotRendered."""
-        try:
-            notification = await self._write(event)
-        except RenderError as exc:
-            raise NotRendered(f"The route's template failed: {exc}.") from exc
+        """Return the title and the text. Raises RenderingFailed."""
+        notification = await self._write(event)
         return f"{notification.title}\n\n{notification.body}".encode()
 
     async def send(self, request: DeliveryRequest) -> Outcome:
         """Send the text once to each URL that has not accepted it."""
         try:
             notification = await self._write(request.event)
-        except RenderError as exc:
-            return Refused(reason=f"The route's template failed: {exc}. Correct it, then replay.", set_aside=True)
+        except RenderingFailed as exc:
+            return exc.outcome()
         accepted = self._accepted.get(request.delivery_id) or frozenset()
         open_ = [number for number in range(len(self._settings.urls)) if number not in accepted]
         try:
@@ -108,7 +98,10 @@ class NotifySender:
         waiting = None
         if stored.type == _HELD and self._count_pending is not None:
             waiting = await self._count_pending(event["data"].get("route", ""))
-        return write_notification(template_values(event, waiting=waiting), title=self._title, body=self._body)
+        try:
+            return write_notification(template_values(event, waiting=waiting), title=self._title, body=self._body)
+        except RenderError as exc:
+            raise RenderingFailed(f"The route's template failed: {exc}") from exc
 
     def _failure(self, results: Mapping[int, UrlResult | None]) -> Outcome:
         """Return the failure of an attempt, with what Apprise logged about the first URL that failed."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from receiver.domain.model import Event, Outcome
+from receiver.domain.errors import ReceiverError
+from receiver.domain.model import Event, Failed, Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,17 @@ class DeliveryRequest:
     attempt: int
     at: datetime
     url: str | None = None
+
+
+class RenderingFailed(ReceiverError):
+    """The route's projection or template makes nothing to send of this event. Nothing is sent instead."""
+
+    code = "rendering_failed"
+
+    def outcome(self) -> Failed:
+        """Return the outcome of the attempt. It is retried: a corrected configuration mends the delivery."""
+        reason = f"{self.message.rstrip('.')}. Nothing was sent. Correct it and reload: the next attempt uses it."
+        return Failed(reason=reason, is_about_event=True)
 
 
 class Sender(Protocol):

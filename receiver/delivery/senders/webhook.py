@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 from urllib.parse import urljoin, urlsplit
 
-from receiver.delivery.senders.sender import DeliveryRequest
-from receiver.delivery.senders.webhook_body import ProjectionFailed, body_maker
+from receiver.delivery.senders.sender import DeliveryRequest, RenderingFailed
+from receiver.delivery.senders.webhook_body import body_maker
 from receiver.domain import signing
 from receiver.domain.errors import AddressBlocked, NoResponse, RequestNotSent
 from receiver.domain.model import Accepted, Event, Failed, Outcome, Refused
@@ -65,15 +65,15 @@ class WebhookSender:
         return self._settings.timeout
 
     async def preview(self, event: Event) -> bytes:
-        """Return the body that is posted. Raises ProjectionFailed."""
+        """Return the body that is posted. Raises RenderingFailed."""
         return self._make_body(event)
 
     async def send(self, request: DeliveryRequest) -> Outcome:
         """Post the event once."""
         try:
             content = await self.preview(request.event)
-        except ProjectionFailed as exc:
-            return Failed(reason=exc.message, is_about_event=True)
+        except RenderingFailed as exc:
+            return exc.outcome()
         headers = self._headers | _tracking_headers(request) | _id_headers(request) | trace_headers()
         if self._settings.secret:
             headers |= _signature_header(self._settings.secret, request, content)

@@ -3,19 +3,13 @@
 import json
 from collections.abc import Callable
 
-from receiver.domain.errors import ReceiverError
+from receiver.delivery.senders.sender import RenderingFailed
 from receiver.domain.model import Event
 from receiver.events import payload
 from receiver.settings import WebhookSettings
 from receiver.settings.projection import KLING, Projection
 
 MakeBody = Callable[[Event], bytes]
-
-
-class ProjectionFailed(ReceiverError):
-    """The projection gave no body for this event. Nothing is sent instead."""
-
-    code = "projection_failed"
 
 
 def body_maker(settings: WebhookSettings) -> MakeBody:
@@ -38,9 +32,9 @@ def _projector(projection: Projection) -> MakeBody:
         try:
             value = compiled.search(json.loads(payload.serialize(event)))
         except Exception as exc:  # an expression may fail in many ways on an unexpected body
-            raise ProjectionFailed(f"payload = {projection} could not be evaluated: {exc}"[:500]) from exc
+            raise RenderingFailed(f"payload = {projection} could not be evaluated: {exc}"[:500]) from exc
         if value is None:
-            raise ProjectionFailed(f"payload = {projection} gave null; nothing was sent."[:500])
+            raise RenderingFailed(f"payload = {projection} gave null for this event"[:500])
         return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
 
     return make
