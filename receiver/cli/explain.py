@@ -82,6 +82,9 @@ def _task_details(explanation: Json) -> list[tuple[str, object]]:
     task = explanation["task"]
     fields: list[tuple[str, object]] = [("id", task.get("id")), ("state", task.get("state"))]
     fields += [(name.replace("_", " "), task.get(name)) for name in _TASK_FIELDS]
+    if hint := explanation.get("kling_id_hint"):
+        place = next(number for number, (name, _) in enumerate(fields) if name == "kling id")
+        fields.insert(place + 1, ("kling id is", _in_local_time(hint)))
     fields.append(("created at", render.local_time(task.get("created_at"))))
     fields += [(f"tag {key}", value) for key, value in (task.get("tags") or {}).items()]
     intent = explanation.get("intent")

@@ -33,6 +33,7 @@ from receiver.domain.notifier import Notifiers
 from receiver.domain.worker import TaskSet, run_worker
 from receiver.kling import endpoints
 from receiver.kling.client import KlingResponse
+from receiver.kling.task_ids import may_be_made_between
 from receiver.settings import Settings
 from receiver.settings.addresses import is_loopback
 from receiver.store.interfaces import Page, TaskStore
@@ -49,6 +50,7 @@ _BASE_DELAY = timedelta(seconds=1)
 _MAX_DELAY = timedelta(minutes=1)
 _MIN_WAIT = timedelta(hours=1)  # of lookups in this process, before a task is given up
 _MAX_REMEMBERED = 10_000
+_MAX_NAMED = 3  # candidates that a message names
 _MAX_EVIDENCE_AGE = timedelta(days=1)
 _OFFICIAL_DOMAINS = ("klingai.com", "kling.ai")  # Kling's domains: a host in them is not a gateway
 _NOT_CREATED = "Kling did not receive the create"
@@ -118,7 +120,7 @@ class CreateRecovery:
         self._settings = settings
         self._notifiers = notifiers
         self._clock = clock
-        self._lease = 4 * settings.kling.timeout + _MARGIN  # a lookup takes up to four calls
+        self._lease = 5 * settings.kling.timeout + _MARGIN  # a lookup takes up to five calls
         self._breaker = CircuitBreaker(max_delay=_MAX_DELAY)
         self._clock_watch = ClockWatch()
         self._seen_at: BoundedDict[str, float] = BoundedDict(_MAX_REMEMBERED)
@@ -304,12 +306,36 @@ class CreateRecovery:
             wait = min(_backoff(task), left)
             await self._recorder.schedule_lookup(task, task.message, wait=wait, is_absent=denied)
         elif not denied:
-            await self._recorder.record_unknown(task, reason)
+            await self._recorder.record_unknown(task, f"{reason}{await self._name_candidates(task)}")
         elif task.origin is Origin.API:
             await self._recorder.requeue(task, _NOT_CREATED, until=self._clock.now())
             self._notifiers.tasks.notify()
         else:
             await self._recorder.reject(task, _ANSWER_LOST)
+
+    async def _name_candidates(self, task: Task) -> str:
+        """Name the tasks of Kling's that may be the lost one by the time in their ids, for the operator alone.
+
+        The time narrows the search and proves nothing: no task is bound, sent again or rejected because of it.
+        """
+        try:
+            listed = await self._kling.list_newest(task.endpoint or "") or ()
+        except KlingError:
+            return ""
+        since = task.started_at or task.created_at
+        until = min(self._clock.now(), since + 2 * self._settings.kling.timeout)
+        found = [
+            report.kling_id
+            for report in listed
+            if report.kling_id
+            and may_be_made_between(report.kling_id, since, until)
+            and await self._history.task(report.kling_id) is None
+        ]
+        if not found:
+            return ""
+        more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
+        named = ", ".join(found[:_MAX_NAMED])
+        return f" Made since then by the time in their IDs, and not known here: {named}{more}."
 
     async def _retry_later(self, task: Task, error: KlingError) -> None:
         """Schedule another lookup, or record the task as unknown after `give_up_after`."""

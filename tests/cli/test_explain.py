@@ -27,13 +27,15 @@ def an_explanation(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_terminal_has_one_time_zone(service: FakeService, config: Path) -> None:
-    service.answer("/api/tasks/tsk_one/explain", an_explanation())
+    hint = "made at 2026-11-22 09:59:59 UTC by its number; a hint"
+    service.answer("/api/tasks/tsk_one/explain", an_explanation(kling_id_hint=hint))
 
     shown = run_in_terminal(["explain", "tsk_one", "--config", str(config)], TZ="JST-9", NO_COLOR="1")
 
     text = re.sub(r"\x1b\[[0-9;]*m", "", shown)
     assert re.search(r"created at +2026-11-22 19:00:00 JST", text)
     assert "times are JST" in text
+    assert re.search(r"kling id is +made at 2026-11-22 18:59:59 JST by its number; a hint", text)
     assert re.search(r"11-22 18:59:58\.000  create +stored +from the API", text)
     assert re.search(r"11-22 18:59:59\.000  answer +accepted +as Kling's task 8672", text)
     assert "It is polled at 2026-11-22 21:00:00 JST." in text

@@ -1,9 +1,10 @@
 """When "not found" is trusted, and what happens to the task if it is not."""
 
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from harness.fake_kling import no_response, refusal
+from harness.fake_kling import KlingTask, no_response, refusal
 from harness.submitted_tasks import CERTAIN_AFTER, GATEWAY, only_task, submit_by_gateway
 from harness.task_system import a_task_system
 
@@ -154,3 +155,31 @@ async def test_a_task_found_at_another_endpoint_proves_nothing(tmp_path: Path) -
 
         assert (await system.task(lost.id)).state is TaskState.EXPIRED
         assert len(system.kling.tasks) == 2
+
+
+# -- what Kling may have made of it
+
+
+async def test_an_unknown_create_names_the_tasks_that_were_made_then(tmp_path: Path) -> None:
+    async with a_task_system(tmp_path, kling_settings=GATEWAY) as system, system.running():
+        system.kling.drops_external_ids = True
+        await system.submit()
+        before, after = (kling_id(system.clock.now() + timedelta(seconds=each)) for each in (-3600, 2))
+        for name in (before, after, "task_01HF"):
+            system.kling.tasks[name] = KlingTask(id=name, external_task_id=None, callback_url=None)
+        system.kling.create_faults = [no_response()]
+        lost = await system.submit()
+
+        await system.advance(CERTAIN_AFTER)
+
+        ended = await system.task(lost.id)
+        assert ended.state is TaskState.EXPIRED  # a time in an id proves nothing
+        assert ended.kling_id is None
+        assert ended.message.endswith(f" Made since then by the time in their IDs, and not known here: {after}.")
+        (alert,) = await system.alerts("submit_unknown")
+        assert after in alert["message"]
+        assert before not in alert["message"]
+
+
+def kling_id(at: datetime) -> str:
+    return str(int(at.timestamp() * 1000) - 1_568_028_518_778 << 22)

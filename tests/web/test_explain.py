@@ -134,3 +134,17 @@ async def test_an_id_may_contain_a_slash_and_an_unknown_one_is_not_found(web: We
     assert (await explain(web, "shop%2F42"))["task"]["id"] == "tsk_1"
     missing = await web.client.get("/api/tasks/nobody/explain")
     assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
+
+
+async def test_the_form_of_klings_id_is_explained(web: WebApp) -> None:
+    number = str(int(START.timestamp() * 1000) - 1_568_028_518_778 << 22)
+    for name, kling_id in (("tsk_1", number), ("tsk_2", "task_01HF"), ("tsk_3", None)):
+        await web.store.tasks.add(a_task(id=name, external_task_id=name, kling_id=kling_id), b"{}")
+
+    stories = [await explain(web, name) for name in ("tsk_1", "tsk_2", "tsk_3")]
+
+    assert [(story["kling_created_at"], story["kling_id_hint"]) for story in stories] == [
+        ("2026-11-22T10:00:00.000Z", "made at 2026-11-22 10:00:00 UTC by its number; a hint"),
+        (None, "not a number of Kling's; probably the gateway's own ID"),
+        (None, ""),
+    ]

@@ -275,6 +275,10 @@ class TaskExplanation(JsonObject):
     task: Task
     intent: Json | None
     """The request, shortened; null if it is not stored."""
+    kling_created_at: Timestamp | None
+    """When Kling made the task, by its ID; a hint. Null if the ID does not tell."""
+    kling_id_hint: str
+    """What the form of Kling's ID tells: the same time, or that it is probably a gateway's own ID."""
     steps: Sequence[TaskStep]
     pushes: Sequence[Push]
     events: Sequence[ExplainedEvent]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -9,7 +10,8 @@ from starlette.responses import Response
 from receiver.domain.api_schema import resources
 from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import Clock, iso
-from receiver.domain.model import Event
+from receiver.domain.model import Event, Origin, Task
+from receiver.kling.task_ids import created_at_hint, describe_id
 from receiver.tasks.explain import OUTCOME_TEXT, DeliveryHistory, Explainer, ReceivedPush, TaskExplanation
 from receiver.tasks.explain_steps import task_steps
 from receiver.web import serializers
@@ -34,9 +36,13 @@ class ExplainApi:
         )
 
     def _explanation_json(self, explanation: TaskExplanation) -> resources.TaskExplanation:
+        now, kling_id = self._clock.now(), explanation.task.kling_id or ""
+        made_at = created_at_hint(kling_id, now=now)
         return resources.TaskExplanation(
             task=serializers.task_json(explanation.task),
             intent=explanation.intent,
+            kling_created_at=None if made_at is None else iso(made_at),
+            kling_id_hint=_id_hint(explanation.task, now=now),
             steps=[
                 resources.TaskStep(at=iso(step.at), kind=step.kind, state=step.state, text=step.text)
                 for step in task_steps(explanation.task, explanation.events)
@@ -68,6 +74,12 @@ class ExplainApi:
                 if each.view.delivery.event_id == event.id
             ],
         )
+
+
+def _id_hint(task: Task, *, now: datetime) -> str:
+    if not task.kling_id or task.origin is Origin.TEST:
+        return ""
+    return describe_id(task.kling_id, now=now)
 
 
 def _push_json(received: ReceivedPush) -> resources.Push:
