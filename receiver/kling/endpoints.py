@@ -308,15 +308,22 @@ _RESULT_BY_WORD: Final[Mapping[str, tuple[Pack | None, str]]] = {
 def slot_weight(endpoint: Endpoint, body: Json) -> int:
     """Return how many of the account's slots a task uses: one per image, and one for anything else.
 
-    A series whose length Kling chooses uses the maximum.
+    A series whose length Kling chooses counts with the maximum.
     """
+    return slot_range(endpoint, body)[1]
+
+
+def slot_range(endpoint: Endpoint, body: Json) -> tuple[int, int]:
+    """Return the fewest and the most slots that a task may use."""
     if endpoint.pack != "image":
-        return 1
+        return 1, 1
     settings = body.get("settings") if endpoint.generation is Generation.NEW else None
     fields = settings if isinstance(settings, dict) else body
     if fields.get("result_type") == "series":
-        return _image_count(fields.get("series_amount"), default=MAX_IMAGES)
-    return _image_count(fields.get("n"), default=1)
+        amount = fields.get("series_amount")
+        return _image_count(amount, default=1), _image_count(amount, default=MAX_IMAGES)
+    number = _image_count(fields.get("n"), default=1)
+    return number, number
 
 
 def _image_count(value: object, *, default: int) -> int:

@@ -194,7 +194,7 @@ class CreateExecutor:
         await self._record(task, call, answer, error, intent, alone=is_alone, keeps_queued=keeps_queued)
         if error is None and self.admission.has_learned_limit(task):
             # includes tasks created at the same time, as far as they are recorded
-            after = await self._confirmed_in_use(task)
+            after = await self._confirmed_in_use(task) - _unproven_slots(task, intent)
             self.admission.accepted(task, self._clock.now(), in_use_before=before, in_use_after=after)
         await self._observer.on_call(error, call)
         if error is None and self.admission.resolve_issues(call):
@@ -289,6 +289,15 @@ class CreateExecutor:
         else:
             wait = min(max(_backoff(task, maximum=MAX_DELAY), retry_after or timedelta()), MAX_DELAY)
             await self._recorder.requeue(task, str(error), until=self._clock.now() + wait)
+
+
+def _unproven_slots(task: Task, intent: bytes) -> int:
+    """Return how many of the task's slots it may not need, because Kling chooses the length of its series."""
+    endpoint = endpoints.resolve(task.endpoint or "")
+    if endpoint is None or task.queueing.weight < endpoints.MAX_IMAGES:
+        return 0
+    fewest, most = endpoints.slot_range(endpoint, protocol.parse_object(intent))
+    return most - fewest
 
 
 def _backoff(task: Task, *, maximum: timedelta) -> timedelta:

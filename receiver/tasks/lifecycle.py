@@ -34,6 +34,7 @@ from receiver.tasks.poll_schedule import (
     schedule_next,
     schedule_soon,
 )
+from receiver.tasks.slot_use import with_true_slots
 
 CALLBACK_GRACE = timedelta(days=7)
 """How long a callback URL stays valid after its task's end, for callbacks that Kling repeats."""
@@ -331,6 +332,7 @@ def _advance(task: Task, report: StatusReport, *, trusted: bool = True, now: dat
         task,
         state=state,
         kling_state=report.state,
+        queueing=with_true_slots(task.queueing, report),
         end_reason=None,
         is_end_unverified=state.is_final and not trusted,
         message=report.message or (NO_RESULT if report.is_empty else ""),

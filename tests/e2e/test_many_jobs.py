@@ -101,3 +101,24 @@ async def test_queued_jobs_of_a_file_stay_cancelled_through_a_kill(tmp_path: Pat
             counts = "SELECT state = 'rejected', count(*) FROM tasks GROUP BY 1 ORDER BY 1"
             assert receiver.rows(counts) == [(0, SLOTS), (1, JOBS - SLOTS)]
             assert simulator.counts["created"] == SLOTS
+
+
+async def test_jobs_of_three_models_use_the_slots_of_their_own_model(tmp_path: Path) -> None:
+    models = {"kling-v2-1": 3, "kling-v2": 2, "kling-v1": 1}
+    jobs = [JOB | {"model_name": model, "prompt": f"job {n}"} for n in range(6) for model in models]
+    path = tmp_path / "jobs.jsonl"
+    path.write_text("".join(json.dumps(job) + "\n" for job in jobs))
+    async with a_kling(slots=[f"image/{model}={slots}" for model, slots in models.items()]) as simulator:
+        limits = 'slots = { image = 3, models = { "kling-v2" = 2, "kling-v1" = 1 } }'
+        async with a_receiver(tmp_path, a_config(simulator.url, kling_more=limits)) as receiver:
+            command = await submit(
+                ENDPOINT, "--body", f"@{path}", "--wait", "--json", "--config", str(receiver.config_path)
+            )
+            await wait_until(partial(has_made, simulator, 6), seconds=60)
+            receiver.kill()
+            await receiver.start()
+            _, noted = await asyncio.wait_for(command.communicate(), 90)
+
+    assert command.returncode == 0, noted.decode()
+    assert Counter(task["body"]["model_name"] for task in simulator.state()["tasks"]) == dict.fromkeys(models, 6)
+    assert {create["code"] for create in simulator.creates} == {0}

@@ -1,4 +1,4 @@
-"""The order of the submit queue in each pack: priority, then fair shares, then age."""
+"""The order of the submit queue of each slot key: priority, then fair shares, then age."""
 
 from typing import Any
 
@@ -49,6 +49,16 @@ async def test_each_pack_has_its_own_queue(store: Store) -> None:
         ("tsk_2", ""),
         ("tsk_3", "video"),
     ]
+
+
+async def test_each_model_of_a_pack_has_its_own_queue_and_shares(store: Store) -> None:
+    await add_queued_task(store, "tsk_1", slot_key="video/kling-v1", share="a")
+    await add_queued_task(store, "tsk_2", slot_key="video/kling-v1", share="b")
+    await add_queued_task(store, "tsk_3", slot_key="video/kling-v2-6", share="a")
+    await add_running_task(store, "tsk_9", slot_key="video/kling-v1", share="a", started=1)
+
+    assert await next_queued(store) == ["tsk_2", "tsk_3"]
+    assert await next_queued(store, "tsk_1") == ["tsk_1", "tsk_3"]
 
 
 async def test_the_longest_due_task_is_next(store: Store) -> None:

@@ -121,3 +121,4 @@ async def test_slots_are_counted_by_pack_over_running_tasks(store: Store) -> Non
 
     assert await store.tasks.slots_in_use() == {"image": 5, "video": 1}
     assert await store.tasks.slots_in_use(confirmed_only=True) == {"image": 4, "video": 1}
+    assert await store.tasks.slots_in_use(absent=[f"tsk_{n}" for n in range(len(kinds))]) == {"image": 4, "video": 1}

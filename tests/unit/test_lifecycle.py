@@ -37,6 +37,17 @@ def test_each_new_state_is_announced_once_and_in_order() -> None:
     assert task.due_at is None
 
 
+def test_a_success_shows_how_many_slots_a_series_of_unknown_length_used() -> None:
+    series = {"series_images": tuple({"index": n, "url": "https://cdn.example.com/0.png"} for n in range(4))}
+
+    known = apply_callback(a_task(weight=9), a_status_report("succeed", result=series)).task
+    running = apply_callback(a_task(weight=9), a_status_report("processing", result=series)).task
+    failed = apply_callback(a_task(weight=9), a_status_report("failed")).task
+    counted = apply_callback(a_task(weight=2), a_status_report("succeed")).task
+
+    assert [task.queueing.weight for task in (known, running, failed, counted)] == [4, 9, 9, 2]
+
+
 def test_a_push_older_than_the_state_is_stale() -> None:
     done = apply_callback(a_task(), a_status_report("succeed")).task
 
