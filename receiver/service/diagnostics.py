@@ -1,6 +1,7 @@
 """What the running process knows about itself, for `kling-receiver doctor`."""
 
 import asyncio
+import os
 import platform
 import resource
 from collections.abc import Awaitable, Callable
@@ -12,6 +13,8 @@ import httptools
 from receiver import __version__
 from receiver.domain.api_schema.resources import Diagnostics
 from receiver.domain.clock import iso
+from receiver.service.extras import installed_extras
+from receiver.service.tracing import collector
 from receiver.store.sqlite.examination import sqlite_version
 from receiver.web.resources.health import ReadinessCheck
 
@@ -29,6 +32,8 @@ def diagnosis(check_readiness: ReadinessCheck, *, started_at: datetime) -> Calla
             open_files=_open_files(),
             open_files_limit=soft_limit(resource.RLIMIT_NOFILE),
             processes_limit=soft_limit(resource.RLIMIT_NPROC),
+            extras=installed_extras(),
+            traces_to=collector(os.environ),
             started_at=iso(started_at),
             checks=await check_readiness(),
         )

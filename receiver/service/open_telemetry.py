@@ -13,7 +13,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from contextvars import ContextVar
 from dataclasses import replace
 from datetime import timedelta
-from importlib.util import find_spec
 from typing import Any, cast
 
 import structlog
@@ -28,6 +27,7 @@ from receiver.domain.errors import StoreUnavailable
 from receiver.domain.model import Accepted, Event, Outcome, StatusReport, Task
 from receiver.domain.tracing import current_traceparent
 from receiver.kling.client import KlingResponse
+from receiver.service.extras import how_to_install, is_installed
 from receiver.service.tracing import NO_TRACING, Tracing, is_requested
 from receiver.store.interfaces import Change, Decide, TaskRef, TaskStore, TraceStore
 from receiver.tracking.poller import AnswerSink, PollApi
@@ -66,9 +66,8 @@ async def open_tracing(traces: TraceStore, environ: Mapping[str, str]) -> AsyncI
 
 def _open_provider(environ: Mapping[str, str]) -> Any:  # noqa: ANN401 -- the library's own
     """Return what makes and exports spans, or None after logging why there is none."""
-    if not _is_installed():
-        remedy = "In a checkout: make otel, else: pip install 'kling-receiver[otel]'."
-        log.warning("tracing.off", reason="The extra `otel` is not installed.", remedy=remedy)
+    if not is_installed("otel"):
+        log.warning("tracing.off", reason="The extra `otel` is not installed.", remedy=how_to_install("otel"))
         return None
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 -- an extra
     from opentelemetry.sdk.resources import Resource  # noqa: PLC0415 -- as above
@@ -86,13 +85,6 @@ def _open_provider(environ: Mapping[str, str]) -> Any:  # noqa: ANN401 -- the li
         log.warning("tracing.off", reason=f"A variable OTEL_* is not valid: {exc}")
         return None
     return provider
-
-
-def _is_installed() -> bool:
-    try:
-        return all(find_spec(name) for name in ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"))
-    except ModuleNotFoundError:  # not even the package above
-        return False
 
 
 class _OncePerMinute(logging.Handler):

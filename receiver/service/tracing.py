@@ -13,6 +13,7 @@ Without tracing, each wrapper returns what it was given.
 
 from collections.abc import Mapping
 from typing import Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp
 
@@ -97,6 +98,18 @@ class NoTracing:
 
 
 NO_TRACING = NoTracing()
+
+
+_DEFAULT_COLLECTOR = "http://localhost:4318"
+
+
+def collector(environ: Mapping[str, str]) -> str | None:
+    """Return the scheme, host and port that traces are sent to; None if no variable asks for traces."""
+    if not is_requested(environ):
+        return None
+    named = (environ.get(f"OTEL_EXPORTER_OTLP_{name}") for name in ("TRACES_ENDPOINT", "ENDPOINT"))
+    url = urlsplit(next(filter(None, named), _DEFAULT_COLLECTOR))
+    return f"{url.scheme}://{url.netloc.rpartition('@')[2]}"  # without its password
 
 
 def is_requested(environ: Mapping[str, str]) -> bool:

@@ -327,6 +327,10 @@ class Diagnostics(JsonObject):
     """How many may be open; null without a limit."""
     processes_limit: int | None
     """How many processes its account may have; null without a limit."""
+    extras: Sequence[str]
+    """The installed extras of the package."""
+    traces_to: str | None
+    """Scheme, host and port of the collector of traces; null without tracing."""
     started_at: Timestamp
     checks: Sequence[Check]
     """The conditions of readiness."""

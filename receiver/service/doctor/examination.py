@@ -12,7 +12,18 @@ from receiver.domain.errors import ConfigurationError, ReceiverError
 from receiver.domain.redaction import Redactor
 from receiver.domain.secret import Secret
 from receiver.service.admin_token import TOKEN_FILE
-from receiver.service.doctor import alerts, configuration, deliveries, kling, process, public_url, routes, store, units
+from receiver.service.doctor import (
+    alerts,
+    configuration,
+    deliveries,
+    extras,
+    kling,
+    process,
+    public_url,
+    routes,
+    store,
+    units,
+)
 from receiver.service.doctor.check import CALL_LIMIT, Check, Finding, RunningService, Subject
 from receiver.settings import Settings, load, secrets_in
 
@@ -36,6 +47,8 @@ CHECKS = (
     Check("deliveries.backlog", deliveries.backlog),
     Check("alerts", alerts.alerts),
     Check("alerts.heartbeat", alerts.heartbeat),
+    Check("previews", extras.previews),
+    Check("tracing", extras.tracing),
     Check("limits.files", process.open_files),
     Check("limits.processes", process.processes),
     Check("runtime", process.runtime),
