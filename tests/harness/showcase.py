@@ -110,7 +110,7 @@ def _job(number: int, rng: Random, *, prompt: str = "") -> dict[str, Any]:
     return {
         "endpoint": _VIDEO if is_video else ENDPOINT,
         "body": body,
-        "label": f"{subject.split(',')[0][:40]}",
+        "label": subject.partition(" [")[0].partition(",")[0][:40],
         "tags": {"project": rng.choice(["spring", "shop", "zine"]), "team": rng.choice(["a", "b"])},
         **({"batch": {"name": f"campaign-{number // 25}", "size": 25}} if number < 75 else {}),
     }

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+from markupsafe import Markup, escape
+
 from receiver.domain.clock import iso
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
@@ -106,6 +108,14 @@ def nonzero(charges: Mapping[str, Decimal]) -> Mapping[str, Decimal]:
     return {unit: value for unit, value in charges.items() if value}
 
 
+def commands(text: str) -> Markup:
+    """Return a sentence whose commands, which are in backticks, are marked as code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)  # a backtick without its other half
+    return Markup("").join(Markup("<code>{}</code>").format(each) if at % 2 else each for at, each in enumerate(parts))
+
+
 def kind(state: object) -> str:
     """Return the class of a state's colour: good, bad, warn, busy, or empty."""
     return _KIND_OF.get(str(state), "")
@@ -114,6 +124,7 @@ def kind(state: object) -> str:
 FILTERS: Mapping[str, Callable[..., object]] = {
     "amount": amount,
     "clock_time": clock_time,
+    "commands": commands,
     "count": count,
     "duration": duration,
     "iso": iso,

@@ -42,7 +42,8 @@ class CostPages:
         given = read_query(visit.request, CostFilter)
         since = given.from_ or self._first_day(given)
         totals = await self._totals(given, since)
-        units = sorted({unit for each in totals for unit in each.charges})
+        total = grand_total(totals)
+        units = sorted({unit for each in totals for unit, amount in each.charges.items() if amount})
         highest = {unit: max(each.charges.get(unit, Decimal()) for each in totals) or Decimal(1) for unit in units}
         by, tag = given.by
         return visit.page(
@@ -60,7 +61,7 @@ class CostPages:
                 for each in totals[:_SHOWN]
             ],
             left_out=max(0, len(totals) - _SHOWN),
-            total=grand_total(totals),
+            total=total,
             by=by.value if tag is None else f"{by.value}:{tag}",
             since=since,
             given=visit.request.query_params,

@@ -74,6 +74,11 @@
     if (!isCopied) throw new Error("not copied");
   };
 
+  // On a narrow screen the menu scrolls sideways.
+  const menu = document.querySelector(".menu");
+  const current = menu?.querySelector("[aria-current]");
+  if (current) menu.scrollLeft = current.offsetLeft - (menu.clientWidth - current.offsetWidth) / 2;
+
   document.addEventListener("click", async (event) => {
     const button = event.target.closest?.("[data-copy]");
     if (!button) return;
