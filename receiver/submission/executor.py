@@ -116,6 +116,13 @@ class CreateExecutor:
         in_use = await self._task_store.slots_in_use()
         self.admission.restore(in_use, await self._observer.restore(), self._clock.now())
 
+    async def count_found(self) -> None:
+        """Raise the learned limits to the slots in use that include creates which a lookup has found at Kling."""
+        while self._recorder.found:
+            _, task = self._recorder.found.popitem()
+            in_use = await self._confirmed_in_use(task)
+            self.admission.accepted(task, self._clock.now(), in_use_before=in_use, in_use_after=in_use)
+
     async def call_of(self, task: Task, endpoint: Endpoint) -> KlingCall:
         """Return what the create of a task needs from the account. The model is read only if it matters."""
         intent = await self._task_store.intent(task.id) if self.admission.has_issue_at(endpoint.path) else b"{}"

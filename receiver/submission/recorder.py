@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 _CREATE_PENDING = (TaskState.QUEUED, TaskState.SUBMITTING)
 _MAX_REMEMBERED = 10_000
-_MAX_ABSENT = 1000
+_MAX_ABSENT = _MAX_FOUND = 1000
 _EMPTY_REPORT = StatusReport(state=None)
 _UNNAMED = "Kling's answer contains no task id, so the task cannot be polled. A later callback is still accepted."
 
@@ -37,6 +37,7 @@ class CreateRecorder:
     leases have ended because the clock was set. ``begun_at`` says when the last create of a task began, on the
     monotonic clock. ``absent`` are tasks with a lost answer that Kling does not know. They are looked up again for a
     while, but hold no slot: Kling refuses a create too many, while an idle slot would wait for the last lookup.
+    ``found`` are tasks that a lookup has bound, until the executor counts them.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class CreateRecorder:
         self.in_flight: set[str] = set()
         self.begun_at: BoundedDict[str, float] = BoundedDict(_MAX_REMEMBERED)
         self.absent: BoundedDict[str, None] = BoundedDict(_MAX_ABSENT)
+        self.found: BoundedDict[str, Task] = BoundedDict(_MAX_FOUND)
 
     async def bind(self, task: Task, report: StatusReport, *, intent: bytes, poll_now: bool = False) -> Task:
         """Bind Kling's id. With *poll_now* the task is polled at once, because its state may have changed.
@@ -72,6 +74,8 @@ class CreateRecorder:
             return Change(task=bound, intent=slim)
 
         kept = await self._apply(task, decide, with_pending=True)
+        if poll_now:
+            self.found[task.id] = kept
         self._notifiers.tasks.notify()
         log.info("task.submitted", task=task.id, kling_id=report.kling_id, endpoint=task.endpoint)
         return kept

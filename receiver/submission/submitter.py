@@ -287,6 +287,7 @@ class Submitter:
 
     async def _submit_next(self, now: datetime) -> bool:
         """Send or postpone the first queued task for which this is possible. Return False if there is none."""
+        await self._executor.count_found()
         queued = await self._task_store.next_queued(now=now, head_ids=self._admission.head_ids)
         self._admission.sync_heads(queued)
         in_use = await self._task_store.slots_in_use(absent=tuple(self._recorder.absent)) if queued else {}

@@ -12,6 +12,7 @@ from receiver.domain.model import TaskState
 from receiver.domain.secret import Secret
 from receiver.kling.client import KlingResponse
 from receiver.settings import KlingSettings, SlotSettings
+from receiver.tasks.account import KlingCall
 
 ONE_SLOT = KlingSettings(api_key=Secret("key"), slots=SlotSettings(image=1))
 KEY = "image/kling-v2-1"
@@ -74,6 +75,21 @@ async def test_a_lost_create_that_kling_does_not_know_holds_no_slot(tmp_path: Pa
 
         assert (await system.task(lost.id)).state is TaskState.SUBMITTED
         assert len(system.kling.tasks) == 2
+
+
+async def test_a_lost_create_that_kling_has_raises_a_learned_limit_that_is_too_low(tmp_path: Path) -> None:
+    async with a_task_system(tmp_path) as system, system.running():
+        system.kling.create_despite_fault, system.kling.create_faults = True, [no_response()]
+        lost, now = await system.submit(), system.clock.now()
+        call = KlingCall(creates=True, pack="image")
+        full = refusal(429, 1303)
+        system.executor.admission.finished(lost, call, full, started_at=now, now=now, max_in_use=0)
+        assert learned_limit(system) == 0
+
+        await system.advance(2)
+
+        assert (await system.task(lost.id)).state is TaskState.SUBMITTED
+        assert learned_limit(system) == 1
 
 
 async def test_a_restart_counts_creates_in_flight_for_the_learned_limit(tmp_path: Path) -> None:
