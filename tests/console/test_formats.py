@@ -5,6 +5,7 @@ from decimal import Decimal
 import pytest
 from harness.factories import a_task
 from harness.web_app import WebApp
+from store.conftest import decide_always
 
 from receiver.domain.costs import Cost
 from receiver.store.interfaces import ById, Change
@@ -32,7 +33,7 @@ async def test_a_unit_that_cost_nothing_has_no_column(web: WebApp) -> None:
         task = a_task(id=f"tsk_{name}", kling_id=name, external_task_id=None, label=name, due_at=None)
         task = await web.store.tasks.add(task, b"")
         change = Change(cost=Cost(charges={unit: Decimal(amount) for unit, amount in cost.items()}, raw="{}"))
-        await web.store.tasks.apply(ById(id=task.id), lambda _task, _pending, change=change: change)
+        await web.store.tasks.apply(ById(id=task.id), decide_always(change))
 
     page = await web.client.get("/console/costs?by=label&from=2020-01-01T00:00")
 

@@ -85,8 +85,8 @@ async def test_a_page_says_that_the_service_is_gone_and_goes_on_when_it_is_back(
     await expect(page.locator("#follow-state")).to_have_text("Live")
 
     receiver.kill()
-    await expect(page.locator("#follow-state")).to_have_text("Connecting", timeout=25_000)
+    await expect(page.locator("#follow-state")).to_have_text("Connecting", timeout=60_000)
 
     await receiver.start()
-    await page.wait_for_url(re.compile("/console/login"), timeout=25_000)  # a restart ends all sessions
+    await page.wait_for_url(re.compile("/console/login"), timeout=60_000)  # a restart ends all sessions
     visitor.complaints.clear()  # the browser's words for requests that failed

@@ -339,6 +339,6 @@ async def test_the_service_ends_with_its_terminal(tmp_path: Path) -> None:
 
         os.close(leader)
 
-        assert await receiver.wait_for_exit() == 0
+        assert await receiver.wait_for_exit() == 0, receiver.log()[-4000:]
     finally:
         receiver.process.kill()

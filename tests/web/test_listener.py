@@ -307,11 +307,11 @@ async def test_ten_thousand_malformed_requests_cost_only_their_connection(serve:
 
     async def ask() -> bytes:
         reader, writer = await asyncio.open_connection(address.host, address.port)
-        writer.write(broken())
-        writer.write_eof()
         try:
+            writer.write(broken())
+            writer.write_eof()
             return await reader.read()
-        except ConnectionResetError:
+        except OSError:  # the server has closed the connection before all was sent
             return b""
         finally:
             writer.close()
@@ -320,5 +320,8 @@ async def test_ten_thousand_malformed_requests_cost_only_their_connection(serve:
         answers = await asyncio.gather(*(ask() for _ in range(100)))
         assert not [answer for answer in answers if answer.startswith(b"HTTP/1.1 500 ")]
 
+    async def is_served() -> bool:  # on a busy machine, one request may exceed its short limits
+        return b"heard body" in await send_bytes(address, whole)
+
     assert not faults
-    assert b"heard body" in await send_bytes(address, whole)
+    await wait_until(is_served, seconds=30)
