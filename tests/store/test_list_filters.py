@@ -87,6 +87,7 @@ async def test_a_cancelled_task_is_listed_and_counted_apart_from_the_rejected_on
     counts = await store.catalog.counts()
     assert counts == await store.catalog.counts(batch="b1") == {"rejected": 1, "cancelled": 2, "failed": 1}
     assert [view.counts for view in (await batches.list()).items] == [counts]
+    assert (await store.stats())["tasks.cancelled"] == 2
     for states in ([state] for state in ListedState):
         listed = await store.catalog.tasks(states=states)
         found = await overview.find_tasks(TaskSearch(states=states), limit=9)

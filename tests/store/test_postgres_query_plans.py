@@ -44,6 +44,8 @@ HOT: dict[str, dict[str, Any]] = PAGES | {
     "task_by_external_id": {"ref": "x"},
     "pushes_of_task": {"task_id": "x"},
     "count_tasks": {},
+    "count_cancelled_tasks": {},
+    "cancelled_in_batches": {"names": []},
     "list_deliveries": {"task_id": "x", "limit": 1},
     "attempts_of_delivery": {"delivery_id": "x"},
     "list_results": {"cursor": "x", "searched": 9, "limit": 1},

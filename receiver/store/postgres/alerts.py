@@ -13,6 +13,7 @@ from receiver.store.alert_rows import alert_row, read_alert, reported, silenced
 from receiver.store.calls import AcknowledgeCall, CloseAlertsCall
 from receiver.store.cursors import decode_cursor
 from receiver.store.interfaces import Page
+from receiver.store.list_filters import time_bounds
 from receiver.store.postgres import catalog
 from receiver.store.postgres.catalog import list_or_none
 from receiver.store.postgres.database import Connection, Reader
@@ -35,6 +36,8 @@ class PostgresAlertStore:
         states: Sequence[AlertState] = (),
         types: Sequence[str] = (),
         subject: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[TrackedAlert]:
@@ -43,6 +46,7 @@ class PostgresAlertStore:
             "states": list_or_none(states),
             "types": list_or_none(types),
             "subject": subject,
+            **time_bounds("alr", since, until),
             "cursor": decode_cursor(cursor, prefix="alr"),
         }
         return await self._lists.read(catalog.page, "list_alerts", filters, limit=limit, read=read_alert)

@@ -6,7 +6,7 @@ from datetime import datetime
 from receiver.domain.audit import AuditEntry
 from receiver.domain.batches import Batch, BatchState, BatchView, FinishedBatch, FinishedTask
 from receiver.domain.clock import micros
-from receiver.domain.model import TaskState
+from receiver.domain.listed_state import ListedState
 from receiver.events.factory import RoutedEvent
 from receiver.store import rows
 from receiver.store.batch_members import read_batch
@@ -14,6 +14,7 @@ from receiver.store.calls import CloseBatchCall, FinishCall
 from receiver.store.cursors import decode_cursor
 from receiver.store.interfaces import Page
 from receiver.store.item_error import ItemError
+from receiver.store.list_filters import set_cancelled_apart
 from receiver.store.postgres import catalog
 from receiver.store.postgres.catalog import list_or_none
 from receiver.store.postgres.database import Connection, Reader
@@ -72,10 +73,12 @@ async def _page(connection: Connection, arguments: Mapping[str, object], *, limi
     return Page(items=[BatchView(batch=each, counts=counts[each.name]) for each in found.items], next=found.next)
 
 
-async def _counts(connection: Connection, names: Sequence[str]) -> Mapping[str, Mapping[TaskState, int]]:
-    counts: dict[str, dict[TaskState, int]] = {name: {} for name in names}
+async def _counts(connection: Connection, names: Sequence[str]) -> Mapping[str, Mapping[ListedState, int]]:
+    counts: dict[str, dict[ListedState, int]] = {name: {} for name in names}
     for row in await fetch(connection, "batch_states", {"names": names}):
-        counts[row["batch"]][TaskState(row["state"])] = row["tasks"]
+        counts[row["batch"]][ListedState(row["state"])] = row["tasks"]
+    for row in await fetch(connection, "cancelled_in_batches", {"names": names}):
+        set_cancelled_apart(counts[row["batch"]], row["tasks"])
     return counts
 
 

@@ -2,18 +2,21 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import TypeVar
 
 from asyncpg import Record
 
 from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import from_micros
+from receiver.domain.listed_state import ListedState
 from receiver.domain.model import ALERT_PREFIX, Attempt, DeliveryStatus, Event, Push, RouteState, Task, TaskState
 from receiver.store import delivery_rows, rows
 from receiver.store.cursors import decode_cursor, encode_cursor
 from receiver.store.interfaces import DeliveryView, Page, RouteBacklog
+from receiver.store.list_filters import set_cancelled_apart, state_filter, time_bounds
 from receiver.store.postgres.database import Connection, Reader
-from receiver.store.postgres.queries import fetch, fetch_row
+from receiver.store.postgres.queries import fetch, fetch_row, fetch_value
 
 T = TypeVar("T")
 
@@ -31,27 +34,30 @@ class PostgresCatalog:
     async def tasks(
         self,
         *,
-        states: Sequence[TaskState] = (),
+        states: Sequence[TaskState | ListedState] = (),
         endpoint: str | None = None,
         label: str | None = None,
         tags: Mapping[str, str] | None = None,
         batch: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[Task]:
         """List tasks, newest first."""
         filters = {
-            "states": list_or_none(states),
+            **state_filter(states),
             "endpoint": endpoint,
             "label": label,
             "batch": batch,
             "tags": tags_filter(tags),
+            **time_bounds("tsk", since, until),
             "cursor": decode_cursor(cursor, prefix="tsk"),
         }
         return await self._lists.read(page, "list_tasks", filters, limit=limit, read=rows.task)
 
     async def counts(self, *, tags: Mapping[str, str] | None = None, batch: str | None = None) -> Mapping[str, int]:
-        """Count tasks by state."""
+        """Count tasks by listed state."""
         return await self._lists.read(counts, tags, batch)
 
     async def pushes(self, task_id: str) -> Sequence[Push]:
@@ -69,12 +75,19 @@ class PostgresCatalog:
         task_id: str | None = None,
         batch: str | None = None,
         after: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[Event]:
         """List events, newest first, or those committed after *after*, in the order of their commits."""
         last_id = decode_cursor(cursor, prefix="evt")
-        filters: dict[str, object] = {"types": list_or_none(types), "task_id": task_id, "batch": batch}
+        filters: dict[str, object] = {
+            "types": list_or_none(types),
+            "task_id": task_id,
+            "batch": batch,
+            **time_bounds("evt", since, until),
+        }
         if after is not None:
             filters["after"] = last_id or after
             return await self._lists.read(page, "events_after", filters, limit=limit, read=rows.event)
@@ -92,6 +105,8 @@ class PostgresCatalog:
         route: str | None = None,
         task_id: str | None = None,
         event_id: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[DeliveryView]:
@@ -101,6 +116,7 @@ class PostgresCatalog:
             "route": route,
             "task_id": task_id,
             "event_id": event_id,
+            **time_bounds("dlv", since, until),
             "cursor": decode_cursor(cursor, prefix="dlv"),
         }
         read = delivery_rows.delivery_view
@@ -129,9 +145,12 @@ async def find_task(connection: Connection, ref: str) -> Task | None:
 
 
 async def counts(connection: Connection, tags: Mapping[str, str] | None, batch: str | None) -> Mapping[str, int]:
-    """Count tasks by state."""
-    found = await fetch(connection, "count_tasks", {"tags": tags_filter(tags), "batch": batch})
-    return {row["state"]: row["tasks"] for row in found}
+    """Count tasks by listed state."""
+    arguments = {"tags": tags_filter(tags), "batch": batch}
+    counted = {row["state"]: row["tasks"] for row in await fetch(connection, "count_tasks", arguments)}
+    if counted.get(TaskState.REJECTED):
+        set_cancelled_apart(counted, await fetch_value(connection, "count_cancelled_tasks", arguments))
+    return counted
 
 
 async def backlog(connection: Connection) -> Sequence[RouteBacklog]:

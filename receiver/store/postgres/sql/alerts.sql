@@ -93,6 +93,8 @@ FROM alerts
 WHERE TRUE
   AND id = :id -- if id
   AND id < :cursor -- if cursor
+  AND id >= :since -- if since
+  AND id < :until -- if until
   AND type = ANY(:types) -- if types
   AND subject = :subject -- if subject
   AND CASE -- if states

@@ -49,6 +49,15 @@ FROM tasks
 WHERE batch = ANY(:names)
 GROUP BY batch, state;
 
+-- name: cancelled_in_batches
+-- Counts the tasks of some batches that an operator cancelled.
+SELECT batch, COUNT(*) AS tasks
+FROM tasks
+WHERE batch = ANY(:names)
+  AND state = 'rejected'
+  AND end_reason = 'cancelled'
+GROUP BY batch;
+
 -- name: finished_batch_tasks
 -- Reads the first tasks of a batch, each with the event of its current state.
 SELECT tasks.*, latest.envelope

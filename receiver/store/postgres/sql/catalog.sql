@@ -28,7 +28,10 @@ SELECT *
 FROM tasks
 WHERE TRUE
   AND id < :cursor -- if cursor
+  AND id >= :since -- if since
+  AND id < :until -- if until
   AND state = ANY(:states) -- if states
+  AND CASE WHEN end_reason = 'cancelled' THEN 'cancelled' ELSE state END = ANY(:listed_states) -- if listed_states
   AND endpoint = :endpoint -- if endpoint
   AND label = :label -- if label
   AND batch = :batch -- if batch
@@ -44,6 +47,16 @@ WHERE TRUE
   AND batch = :batch -- if batch
   AND CAST(tags AS jsonb) @> CAST(:tags AS jsonb) -- if tags
 GROUP BY state;
+
+-- name: count_cancelled_tasks
+-- Counts the tasks that an operator cancelled, among the rejected ones.
+SELECT COUNT(*) AS tasks
+FROM tasks
+WHERE state = 'rejected'
+  AND end_reason = 'cancelled'
+  AND batch = :batch -- if batch
+  AND CAST(tags AS jsonb) @> CAST(:tags AS jsonb) -- if tags
+;
 
 -- name: pushes_of_task
 -- Lists the pushes of a task, oldest first.
@@ -65,6 +78,8 @@ FROM events
 WHERE TRUE
   AND type >= 'alert.' AND type < 'alert/' -- if only_alerts
   AND id < :cursor -- if cursor
+  AND id >= :since -- if since
+  AND id < :until -- if until
   AND task_id = :task_id -- if task_id
   AND task_id IN (SELECT tasks.id FROM tasks WHERE tasks.batch = :batch) -- if batch
   AND type = ANY(:types) -- if types
@@ -76,6 +91,8 @@ LIMIT :limit;
 SELECT *
 FROM events
 WHERE seq > COALESCE((SELECT known.seq FROM events AS known WHERE known.id <= :after ORDER BY known.id DESC LIMIT 1), 0)
+  AND id >= :since -- if since
+  AND id < :until -- if until
   AND task_id = :task_id -- if task_id
   AND task_id IN (SELECT tasks.id FROM tasks WHERE tasks.batch = :batch) -- if batch
   AND type = ANY(:types) -- if types
@@ -96,6 +113,8 @@ FROM deliveries
 JOIN events ON events.id = deliveries.event_id
 WHERE TRUE
   AND deliveries.id < :cursor -- if cursor
+  AND deliveries.id >= :since -- if since
+  AND deliveries.id < :until -- if until
   AND deliveries.status = ANY(:statuses) -- if statuses
   AND deliveries.route = :route -- if route
   AND deliveries.event_id = :event_id -- if event_id

@@ -38,6 +38,7 @@ WHERE TRUE
   AND id >= :since -- if since
   AND id < :until -- if until
   AND state = ANY(:states) -- if states
+  AND CASE WHEN end_reason = 'cancelled' THEN 'cancelled' ELSE state END = ANY(:listed_states) -- if listed_states
   AND endpoint = :endpoint -- if endpoint
   AND label = :label -- if label
   AND batch = :batch -- if batch

@@ -26,7 +26,9 @@ FROM (
 
 -- name: stats
 -- Counts the rows of every kind, for the operator.
-SELECT 'tasks.' || state AS name, COUNT(*) AS number FROM tasks GROUP BY state
+SELECT 'tasks.' || CASE WHEN end_reason = 'cancelled' THEN 'cancelled' ELSE state END AS name, COUNT(*) AS number
+FROM tasks
+GROUP BY 1
 UNION ALL
 SELECT 'batches', COUNT(*) FROM batches
 UNION ALL
