@@ -23,13 +23,13 @@ from receiver.domain.model import (
     Polling,
     Push,
     PushOutcome,
-    Queueing,
     RouteDecision,
     Source,
     Task,
     TaskState,
     Verification,
 )
+from receiver.domain.queueing import Queueing
 
 Values: TypeAlias = tuple[object, ...]
 

@@ -6,7 +6,8 @@ from datetime import datetime
 
 from msgspec.structs import replace
 
-from receiver.domain.model import ClientCallbacks, Json, Origin, Queueing, Task, TaskState
+from receiver.domain.model import ClientCallbacks, Json, Origin, Task, TaskState
+from receiver.domain.queueing import Queueing
 from receiver.kling import create_body, endpoints
 from receiver.kling.endpoints import Endpoint
 from receiver.kling.pass_through import PassThrough

@@ -22,8 +22,9 @@ from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import FAR_FUTURE, Clock, Ids, token_hash
 from receiver.domain.clock_watch import ClockWatch
 from receiver.domain.errors import Conflict, InvalidRequest, KlingError, NotFound
-from receiver.domain.model import EndReason, Origin, Push, Queueing, Task, TaskState
+from receiver.domain.model import EndReason, Origin, Push, Task, TaskState
 from receiver.domain.notifier import Notifiers
+from receiver.domain.queueing import Queueing
 from receiver.domain.worker import TaskSet, run_worker
 from receiver.kling import endpoints
 from receiver.kling.client import KlingResponse

@@ -2,7 +2,8 @@
 
 from msgspec.structs import replace
 
-from receiver.domain.model import Queueing, StatusReport, TaskState
+from receiver.domain.model import StatusReport, TaskState
+from receiver.domain.queueing import Queueing
 from receiver.kling.endpoints import MAX_IMAGES
 
 

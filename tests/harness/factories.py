@@ -13,13 +13,13 @@ from receiver.domain.model import (
     Origin,
     Push,
     PushOutcome,
-    Queueing,
     Source,
     StatusReport,
     Task,
     TaskState,
     Verification,
 )
+from receiver.domain.queueing import Queueing
 from receiver.settings import PollSettings
 from receiver.tasks.poll_plan import poll_policy
 
