@@ -11,6 +11,7 @@ from receiver.domain.model import Generation, Json, TaskState
 from receiver.kling import endpoints
 
 _FAILED = TaskState.FAILED.value
+_NOT_ENDED = "Kling did not end the task in time."
 _MICROS_PER_MILLISECOND = 1000
 
 
@@ -19,7 +20,7 @@ def own_end_body(envelope: bytes) -> bytes:
     event: Json = json.loads(envelope)
     data, task = event["data"], event["data"]["task"]
     endpoint = endpoints.resolve(task["endpoint"] or "")
-    message = f"{data['status']}: {data['message']}"
+    message = f"{data['status']}: {data['message'] or _NOT_ENDED}"
     created_at, ended_at = _millis(task["created_at"]), _millis(event["timestamp"])
     own = {"kling_receiver": {"type": event["type"], "event_id": data["event_id"], "task": task["id"]}}
     if endpoint is not None and endpoint.generation is Generation.NEW:

@@ -24,6 +24,9 @@ _RECENT = 50
 BLIND_SHARE = 0.3
 FORGED_SHARE = 0.5
 
+ONE_SHOT_SHARE = 0.4
+"""The share of clients that take the first request to their callback URL as the end."""
+
 
 class Clients:
     """All clients, driven by one seed."""
@@ -39,6 +42,9 @@ class Clients:
         """Submit a task until it is accepted, sometimes twice, as clients with an idempotency key do."""
         endpoint, body = self._job()
         wanted = {"endpoint": endpoint, "body": body, "batch": batch, "idempotency_key": f"key-{self._jobs}"}
+        if self._rng.random() < ONE_SHOT_SHARE:
+            body["callback_url"] = f"http://client.test/{self._jobs}?signature=a%2Fb"
+            wanted["reply"] = "final"
         told: set[str] = set()
         for _ in range(self._rng.choice([1, 1, 1, 2])):
             answer = await self.request("admin", "/api/tasks", wanted)
@@ -66,7 +72,8 @@ class Clients:
             body["callback_url"] = f"http://{host}/{self._jobs}"
         if self._rng.random() < 0.5:
             body["external_task_id"] = f"mine-{self._jobs}"
-        answer = await self.request("admin", f"/kling/v1/{endpoint}", body)
+        headers = {"kling-receiver-callbacks": "final"} if self._rng.random() < ONE_SHOT_SHARE else {}
+        answer = await self.request("admin", f"/kling/v1/{endpoint}", body, **headers)
         if answer is not None and answer.status == 200:
             self._oracle.on_accepted(json.loads(answer.body)["data"]["task_id"], "gateway")
 

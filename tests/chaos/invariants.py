@@ -46,6 +46,9 @@ class _Event(NamedTuple):
     envelope: str
     endpoint: str | None
     reply_to: str | None
+    callbacks: str | None
+    task_id: str | None
+    origin: str | None
 
 
 class _Delivery(NamedTuple):
@@ -153,17 +156,20 @@ def _deliveries(simulation: Simulation) -> Iterator[str]:
         if status not in ("delivered", "dead"):
             yield f"the delivery of {event_id} to {route} is not finished"
     rows = simulation.oracle.rows(
-        "SELECT events.id, events.type, events.verified, events.envelope, tasks.endpoint, tasks.reply_to FROM events "
-        "LEFT JOIN tasks ON tasks.id = events.task_id"
+        "SELECT events.id, events.type, events.verified, events.envelope, tasks.endpoint, tasks.reply_to, "
+        "tasks.client_callbacks, tasks.id, tasks.origin FROM events LEFT JOIN tasks ON tasks.id = events.task_id "
+        "ORDER BY events.seq"
     )
+    ended: set[str | None] = set()
     for row in rows:
         event = _Event(*row)
-        wanted = Counter(_expected_routes(simulation, event, json.loads(event.envelope)["data"]))
+        wanted = Counter(_expected_routes(simulation, event, json.loads(event.envelope)["data"], ended))
         if found.get(event.id, Counter()) != wanted:
             yield f"{event.id} {event.type} {event.verified} went to {found.get(event.id)}, expected {wanted}"
 
 
-def _expected_routes(simulation: Simulation, event: _Event, data: Any) -> Iterator[str]:
+def _expected_routes(simulation: Simulation, event: _Event, data: Any, ended: set[str | None]) -> Iterator[str]:
+    """*ended* are the tasks whose one-shot callers have received the end. It grows in the order of the events."""
     family, _, word = event.type.partition(".")
     word = word if family == "task" else family
     unconfirmed = event.verified == "none" and data.get("source") == "callback"
@@ -175,7 +181,17 @@ def _expected_routes(simulation: Simulation, event: _Event, data: Any) -> Iterat
             continue
         if not doubtful or route == "all":
             yield route
-    if event.reply_to and data.get("source") in ("callback", "poll") and not doubtful:
+    if not event.reply_to or doubtful:
+        return
+    if event.callbacks == "all":
+        is_sent = data.get("source") in ("callback", "poll")
+    else:
+        is_end = word in (*FINAL, "expired") or (word == "rejected" and event.origin == "api")
+        is_sent = family == "task" and is_end and event.task_id not in ended
+        if is_sent:
+            ended.add(event.task_id)
+            simulation.oracle.counts["one-shot ends"] += 1
+    if is_sent:
         yield f"reply:{urlsplit(event.reply_to).netloc}"
 
 

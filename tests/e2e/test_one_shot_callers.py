@@ -78,6 +78,7 @@ async def test_a_caller_learns_of_every_end_that_kling_does_not_report(tmp_path:
         assert cancelled["task_info"] == {"external_task_id": task["id"]}
         assert cancelled["kling_receiver"]["type"] == "task.rejected"
         assert (expired["task_status"], expired["kling_receiver"]["type"]) == ("failed", "task.expired")
+        assert expired["task_status_msg"] == "expired: Kling did not end the task in time."
         assert len(service.requests) == 2
 
 
