@@ -5,6 +5,7 @@ a moment, so that a burst of changes loads a page once. Without a change it beat
 """
 
 import asyncio
+from collections import Counter
 from datetime import timedelta
 from http import HTTPStatus
 
@@ -14,11 +15,13 @@ from starlette.types import Send
 
 from receiver.domain.clock import Clock, wait_for_first
 from receiver.domain.notifier import Notifier
+from receiver.web.console.access import Role
 from receiver.web.console.gate import Gate, Visit
 from receiver.web.server.listener import STOPPING
 from receiver.web.server.problems import RETRY_AFTER, Problem
 
 MAX_FOLLOWERS = 32
+"""For each role, so that readers cannot keep administrators out."""
 
 _CALM = timedelta(seconds=1)
 _BEAT = timedelta(seconds=5)
@@ -34,7 +37,7 @@ class LivePages:
         self.gate = gate
         self.notifier = notifier
         self.clock = clock
-        self.followers = 0
+        self.followers = Counter[Role]()
 
     def routes(self, gate: Gate) -> list[Route]:
         """Return the route of the stream."""
@@ -42,7 +45,7 @@ class LivePages:
 
     async def follow(self, visit: Visit) -> Response:
         """Start a stream, until the client disconnects, its session ends or the service stops."""
-        if self.followers >= MAX_FOLLOWERS:
+        if self.followers[visit.visitor.role] >= MAX_FOLLOWERS:
             detail = f"{MAX_FOLLOWERS} pages follow the store already. Close one, or load this page by hand."
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "too_many_listeners", detail, headers=RETRY_AFTER)
         if visit.request.method == "HEAD":
@@ -55,11 +58,12 @@ class _Stream(StreamingResponse):
         super().__init__((), headers=_HEADERS, media_type="text/event-stream")
         self._live = live
         self._request = visit.request
+        self._role = visit.visitor.role
         self._stopping: asyncio.Event = visit.request.scope.get(STOPPING) or asyncio.Event()
 
     async def stream_response(self, send: Send) -> None:
         signal, clock = self._live.notifier.subscribe(), self._live.clock
-        self._live.followers += 1
+        self._live.followers[self._role] += 1
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await _send_chunk(send, _PREAMBLE)
@@ -71,7 +75,7 @@ class _Stream(StreamingResponse):
                 await _send_chunk(send, _CHANGED)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            self._live.followers -= 1
+            self._live.followers[self._role] -= 1
             self._live.notifier.unsubscribe(signal)
 
 
