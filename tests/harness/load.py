@@ -105,7 +105,12 @@ class LoadGenerator:
     async def wait_for_acknowledged(self, count: int) -> None:
         """Wait until this many more callbacks are acknowledged."""
         enough = len(self.acknowledged) + count
-        await wait_until(lambda: len(self.acknowledged) >= enough, seconds=60)
+        try:
+            await wait_until(lambda: len(self.acknowledged) >= enough, seconds=60)
+        except TimeoutError:
+            counts = f"{len(self.acknowledged)} of {enough} acknowledged, {self.failed_requests} failed"
+            seen = f"{counts}, {dict(self.statuses)}"
+            raise AssertionError(f"{seen}; the log ends with:\n{self.receiver.log()[-3000:]}") from None
 
     async def _run_client(self, stop: asyncio.Event) -> None:
         pace, loop = self.client_count / self.per_second, asyncio.get_running_loop()
