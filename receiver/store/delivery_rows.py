@@ -10,6 +10,7 @@ from typing import Any
 from receiver.domain.clock import MICROSECOND, from_micros, micros
 from receiver.domain.model import Attempt, Delivery, DeliveryStatus, Event, HeldBy, RouteState, Verification
 from receiver.store.interfaces import ClaimedDelivery, DeliveryView
+from receiver.store.packing import unpack
 from receiver.store.rows import Row, Values, datetime_or_none, micros_or_none, storable_text
 
 _VERIFICATIONS = {each.value: each for each in Verification}  # an enum's own constructor takes ten times as long
@@ -59,8 +60,8 @@ def claimed_delivery(row: Iterable[Any], *, claim: str, until: datetime) -> Clai
         event=Event(
             id=event_id,
             type=type_,
-            envelope=envelope,
-            body=body,
+            envelope=unpack(envelope),
+            body=unpack(body),
             verified=_VERIFICATIONS[verified],
             created_at=from_micros(event_created_at),
             task_id=task_id,

@@ -30,6 +30,7 @@ from receiver.domain.model import (
     Verification,
 )
 from receiver.domain.queueing import Queueing
+from receiver.store.packing import pack, unpack
 
 Values: TypeAlias = tuple[object, ...]
 
@@ -189,7 +190,7 @@ def push(row: Row) -> Push:
         task_id=row["task_id"],
         source=Source(row["source"]),
         headers=tuple((name, value) for name, value in json.loads(row["headers"])),
-        body=row["body"] or b"",
+        body=unpack(row["body"] or b""),
         digest=row["digest"],
         received_at=from_micros(row["received_at"]),
         outcome=PushOutcome(row["outcome"]),
@@ -204,7 +205,7 @@ def push_row(push: Push, *, is_in_event: bool) -> Values:
         push.task_id,
         push.source.value,
         _to_json(push.headers),
-        None if is_copy else push.body,
+        None if is_copy else pack(push.body),
         push.digest,
         micros(push.received_at),
         push.outcome.value,
@@ -216,8 +217,8 @@ def event(row: Row) -> Event:
     return Event(
         id=row["id"],
         type=row["type"],
-        envelope=row["envelope"],
-        body=row["body"],
+        envelope=unpack(row["envelope"]),
+        body=unpack(row["body"]),
         verified=Verification(row["verified"]),
         created_at=from_micros(row["created_at"]),
         task_id=row["task_id"],
@@ -237,8 +238,8 @@ def event_row(event: Event) -> Values:
         event.task_id,
         event.push_id,
         event.type,
-        event.envelope,
-        event.body,
+        pack(event.envelope),
+        pack(event.body),
         event.verified.value,
         micros(event.created_at),
         _decisions(event.decisions),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from chaos.simulated_kling import FINAL, SimulatedTask
+from harness.packed import add_unpack
 from standardwebhooks import Webhook
 
 from receiver.domain.model import Task
@@ -65,6 +66,7 @@ class Oracle:
         """Read committed rows."""
         connection = sqlite3.connect(f"{self._store.absolute().as_uri()}?mode=ro", uri=True)
         try:
+            add_unpack(connection)
             return connection.execute(statement, values).fetchall()
         finally:
             connection.close()

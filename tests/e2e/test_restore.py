@@ -46,7 +46,7 @@ async def test_a_backup_is_restored_as_the_manual_says(tmp_path: Path) -> None:
         gate.set()
         await receiver.start()
 
-        kept = set(receiver.rows("SELECT task_id, body FROM whole_pushes WHERE source = 'callback'"))
+        kept = set(receiver.rows("SELECT task_id, UNPACK(body) FROM whole_pushes WHERE source = 'callback'"))
         assert before <= kept
         assert load.acknowledged - kept, "the old log was played into the copy"
         assert (await receiver.run_cli_async("db", "check")).returncode == 0

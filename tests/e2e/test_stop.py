@@ -117,7 +117,7 @@ async def test_a_request_in_flight_is_answered_before_the_stop(tmp_path: Path, b
 
         assert (answer.status, answer.headers["connection"]) == (200, "close")
         assert await receiver.wait_for_exit() == 0
-        assert receiver.rows("SELECT body FROM whole_pushes") == [(body,)]
+        assert receiver.rows("SELECT UNPACK(body) FROM whole_pushes") == [(body,)]
 
 
 async def _is_closed(address: str) -> bool:

@@ -236,7 +236,7 @@ class LoadReport:
     ) -> "LoadReport":
         """Compare the acknowledged callbacks with the store, and the store with what the sink received."""
         rows = load.receiver.rows
-        kept = set(rows("SELECT task_id, body FROM whole_pushes WHERE source = 'callback'"))
+        kept = set(rows("SELECT task_id, UNPACK(body) FROM whole_pushes WHERE source = 'callback'"))
         events = {id_: (task, type_) for id_, task, type_ in rows("SELECT id, task_id, type FROM events")}
         said = {(task, f"task.{json.loads(body)['task_status']}") for task, body in load.acknowledged}
         wanted = {

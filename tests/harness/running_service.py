@@ -18,6 +18,7 @@ from typing import Any
 import httpx2
 import uvicorn
 from harness.http_client import plain_http
+from harness.packed import add_unpack
 from harness.ports import free_port
 from harness.raw_http import http_request
 from harness.waiting import wait_until
@@ -162,6 +163,7 @@ class Receiver:
         """Read rows of its store, read-only."""
         path = self.folder / "var" / "receiver.db"
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
+            add_unpack(connection)
             return connection.execute(query, values).fetchall()
 
 

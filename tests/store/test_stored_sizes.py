@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 from harness.factories import a_push, a_task, an_event
+from harness.packed import add_unpack
 from store.conftest import decide_always
 
 from receiver.domain.model import PushOutcome, Source
@@ -33,7 +34,8 @@ async def test_the_body_of_a_callback_is_stored_once_and_read_from_its_event(pat
 
     assert read == [callback.body, answer.body, waiting.body]
     with closing(sqlite3.connect(path)) as raw:
-        assert raw.execute("SELECT body FROM pushes ORDER BY id").fetchall() == [
+        add_unpack(raw)
+        assert raw.execute("SELECT UNPACK(body) FROM pushes ORDER BY id").fetchall() == [
             (None,),
             (answer.body,),
             (waiting.body,),

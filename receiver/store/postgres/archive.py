@@ -7,6 +7,7 @@ from receiver.domain.clock import from_micros, micros
 from receiver.domain.model import Event
 from receiver.store import rows
 from receiver.store.interfaces import ArchiveUpdate
+from receiver.store.packing import pack
 from receiver.store.postgres.database import Connection, Reader
 from receiver.store.postgres.queries import change, fetch, fetch_value, write_rows
 from receiver.store.postgres.task_changes import write_events
@@ -67,7 +68,7 @@ async def _save_one(connection: Connection, update: ArchiveUpdate) -> None:
     await write_rows(connection, "insert_asset", [rows.asset_row(update.event_id, asset) for asset in update.assets])
     saved = {
         "id": update.event_id,
-        "envelope": update.envelope,
+        "envelope": pack(update.envelope),
         "archiving": None if update.archiving is None else update.archiving.value,
         "archive_at": rows.micros_or_none(update.archive_at),
     }

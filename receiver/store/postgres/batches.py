@@ -15,6 +15,7 @@ from receiver.store.cursors import decode_cursor
 from receiver.store.interfaces import Page
 from receiver.store.item_error import ItemError
 from receiver.store.list_filters import set_cancelled_apart
+from receiver.store.packing import unpack
 from receiver.store.postgres import catalog
 from receiver.store.postgres.catalog import list_or_none
 from receiver.store.postgres.database import Connection, Reader
@@ -119,7 +120,7 @@ async def _finish_one(connection: Connection, call: FinishCall) -> RoutedEvent |
 
 async def _load_finished(connection: Connection, batch: Batch, limit: int) -> FinishedBatch:
     found = await fetch(connection, "finished_batch_tasks", {"name": batch.name, "limit": limit})
-    tasks = [FinishedTask(task=rows.task(row), envelope=row["envelope"] or b"") for row in found]
+    tasks = [FinishedTask(task=rows.task(row), envelope=unpack(row["envelope"] or b"")) for row in found]
     return FinishedBatch(batch=batch, counts=(await _counts(connection, [batch.name]))[batch.name], tasks=tasks)
 
 

@@ -9,6 +9,7 @@ from receiver.domain.clock import from_micros, micros
 from receiver.domain.model import Event
 from receiver.store import rows
 from receiver.store.interfaces import ArchiveUpdate
+from receiver.store.packing import pack
 from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import sql
 from receiver.store.sqlite.task_changes import write_events
@@ -77,7 +78,7 @@ def _save_one(connection: sqlite3.Connection, update: ArchiveUpdate) -> None:
 def _event_row(update: ArchiveUpdate) -> rows.Values:
     archiving = None if update.archiving is None else update.archiving.value
     archive_at = None if update.archive_at is None else micros(update.archive_at)
-    return (update.envelope, archiving, archive_at, update.event_id)
+    return (pack(update.envelope), archiving, archive_at, update.event_id)
 
 
 def _abandon_all(connection: sqlite3.Connection, group: Sequence[datetime]) -> Sequence[int]:

@@ -17,6 +17,7 @@ from receiver.store.cursors import decode_cursor
 from receiver.store.interfaces import Page
 from receiver.store.item_error import ItemError
 from receiver.store.list_filters import set_cancelled_apart
+from receiver.store.packing import unpack
 from receiver.store.sqlite import catalog
 from receiver.store.sqlite.catalog import json_list
 from receiver.store.sqlite.database import Reader
@@ -110,7 +111,7 @@ def _load(connection: sqlite3.Connection, group: Sequence[FinishCall]) -> dict[s
 
 def _load_finished(connection: sqlite3.Connection, batch: Batch, limit: int) -> FinishedBatch:
     found = connection.execute(sql("finished_batch_tasks"), {"name": batch.name, "limit": limit})
-    tasks = [FinishedTask(task=rows.task(row), envelope=row["envelope"] or b"") for row in found]
+    tasks = [FinishedTask(task=rows.task(row), envelope=unpack(row["envelope"] or b"")) for row in found]
     return FinishedBatch(batch=batch, counts=_counts(connection, [batch.name])[batch.name], tasks=tasks)
 
 

@@ -1,0 +1,93 @@
+"""The JSON of events and pushes is stored compressed and read as it was written."""
+
+import json
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from benchmarks.workload import CALLBACK
+from harness.factories import a_push, a_task, an_event
+from store.conftest import decide_always
+
+from receiver.domain.model import PushOutcome, Source
+from receiver.store.interfaces import ById, Change
+from receiver.store.packing import pack, unpack
+from receiver.store.sqlite.store import SqliteStore
+
+BODY = CALLBACK.format(id="867283741700000001", status="succeed").encode()
+PACKED_BY_THE_FIRST_VERSION = bytes.fromhex(
+    "0143719d99b99185b1b989a1b901041852e65c0b534b03430b33435303137497a34851ec89e4943cbdd40a60a2cf49d54bce"
+    "cfd54f2a36d22f2dc8c94f4cd1ad04c6ab6e7149695e897e7e69494169493ca62ff50a80f90d145700"
+)
+TEXTS = [
+    b"",
+    b"{}",
+    b"\x01",
+    b"\x01{}",
+    b"\x01" * 70_000,
+    '{"prompt": "žluťoučký kůň 🐎"}'.encode(),
+    b"\xef\xbb\xbf {}",
+    BODY,
+    os.urandom(300),
+    b'{"a":"' + b"x" * 70_000 + b'"}',
+]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
+def test_a_text_is_read_as_it_was_written(text: bytes) -> None:
+    assert unpack(pack(text)) == text
+
+
+def test_a_body_takes_less_than_half_of_its_size() -> None:
+    assert len(pack(BODY)) < len(BODY) / 2
+
+
+def test_a_text_is_never_stored_larger() -> None:
+    noise = b"{" + os.urandom(300)
+
+    assert pack(noise) == noise
+
+
+def test_the_dictionary_is_part_of_the_format() -> None:
+    assert unpack(PACKED_BY_THE_FIRST_VERSION) == BODY
+
+
+async def test_events_and_pushes_are_read_as_they_were_written(path: Path) -> None:
+    answer = a_push("psh_2", source=Source.POLL, body=BODY, outcome=PushOutcome.APPLIED)
+    event = an_event(push_id=answer.id, body=BODY, envelope=json.dumps({"data": {"task": "x" * 100}}).encode())
+
+    store = await SqliteStore.open(path)
+    try:
+        await store.tasks.add(a_task(), b"")
+        await store.tasks.apply(ById(id="tsk_1"), decide_always(Change(push=answer, events=[event])))
+        read = await store.catalog.event(event.id)
+        [push] = await store.catalog.pushes("tsk_1")
+    finally:
+        await store.aclose()
+
+    assert read is not None
+    assert (read.envelope, read.body, push.body) == (event.envelope, BODY, BODY)
+    with closing(sqlite3.connect(path)) as raw:
+        [stored] = raw.execute("SELECT LENGTH(envelope), LENGTH(body) FROM events")
+        assert stored[0] < len(event.envelope) / 2
+        assert stored[1] < len(BODY) / 2
+
+
+async def test_events_of_an_earlier_version_are_read_unpacked(path: Path) -> None:
+    store = await SqliteStore.open(path)
+    await store.tasks.add(a_task(), b"")
+    await store.tasks.apply(ById(id="tsk_1"), decide_always(Change(events=[an_event(body=BODY)])))
+    await store.aclose()
+    with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+        raw.execute("UPDATE events SET body = ?", (BODY,))
+
+    store = await SqliteStore.open(path)
+    try:
+        read = await store.catalog.event("evt_1")
+    finally:
+        await store.aclose()
+
+    assert read is not None
+    assert read.body == BODY
