@@ -12,14 +12,13 @@ from datetime import timedelta
 from functools import partial
 from typing import TypeVar
 
-import httpcore2
-
 from receiver.domain.errors import NetworkFault, NoResponse, RequestNotSent
 from receiver.net.connection_pool import MAX_AGE, ConnectionPool
 from receiver.net.dialer import AddressGuard, Dialer, IPAddress, Resolve, is_literal
 from receiver.net.http_connection import CHUNK_SIZE, BodyChunks, ConnectionBroken, HttpConnection
 from receiver.net.request_head import Target, encode_head, parse_target
 from receiver.net.response_parser import IncomingResponse
+from receiver.net.tls import default_tls
 
 __all__ = [
     "AddressGuard",
@@ -83,7 +82,7 @@ class HttpClient:
         user_agent: str,
         max_age: timedelta = MAX_AGE,
         resolve: Resolve | None = None,
-        make_tls: Callable[[], ssl.SSLContext] = httpcore2.default_ssl_context,
+        make_tls: Callable[[], ssl.SSLContext] = default_tls,
     ) -> None:
         self._dialer = Dialer(guard=guard, resolve=resolve, make_tls=make_tls)
         self._pool = ConnectionPool(max_idle=max_connections, max_age=max_age)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address
 
-import httpcore2
 import httpx2 as httpx
 
 from receiver.domain.errors import RequestNotSent
 from receiver.net.dialer import AddressGuard, Dialer, IPAddress
+from receiver.net.tls import default_tls
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -33,7 +33,7 @@ async def reach(
     *,
     guard: AddressGuard,
     tls: bool = True,
-    make_tls: Callable[[], ssl.SSLContext] = httpcore2.default_ssl_context,
+    make_tls: Callable[[], ssl.SSLContext] = default_tls,
 ) -> Reached:
     """Connect to the host of *url* and close the connection. Without *tls* there is no handshake, also for https.
 
