@@ -12,16 +12,22 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+import msgspec
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]  # two digits per lookup, for speed
 _TIME_WIDTH = 12
-_ENTROPY_BYTES = 8
+_SLOW_WIDTH = 8  # of the digits of time: they change once a second
+_RANDOM_WIDTH = 13
 _IDS_PER_DRAW = 32
+_LETTER_OF_BYTE = bytes(ord(_ALPHABET[byte & 31]) for byte in range(256))
 _TOKEN_BYTES = 32
 TOKEN_LENGTH = 43  # of these bytes in base64
+
+_encode = msgspec.json.Encoder().encode  # writes a time ten times as fast as isoformat, without a fraction of 0
 
 FAR_FUTURE = datetime.max.replace(tzinfo=UTC)
 """The latest possible time."""
@@ -82,7 +88,10 @@ class Ids:
         """*after* is the newest id of earlier runs. New ids sort after it even if the clock was set back since."""
         self._clock = clock
         self._entropy = entropy
-        self._unused = b""
+        self._letters = ""
+        self._used = 0  # of the letters
+        self._slow_time = -1
+        self._slow_digits = ""
         self._last = _read_base32(after.rpartition("_")[2], _TIME_WIDTH)
 
     def new(self, prefix: str) -> str:
@@ -91,17 +100,17 @@ class Ids:
         Ids increase strictly, even when the clock stops or is set back.
         """
         self._last = time = max(self._last + 1, micros(self._clock.now()))
-        if not self._unused:
-            self._unused = self._entropy(_ENTROPY_BYTES * _IDS_PER_DRAW)  # each draw is a system call
-        entropy, pairs = int.from_bytes(self._unused[:_ENTROPY_BYTES]), _PAIRS
-        self._unused = self._unused[_ENTROPY_BYTES:]
-        # as _base32 writes both numbers, in one expression: each event needs several ids
-        return (
-            f"{prefix}_{pairs[time >> 50]}{pairs[time >> 40 & 1023]}{pairs[time >> 30 & 1023]}"
-            f"{pairs[time >> 20 & 1023]}{pairs[time >> 10 & 1023]}{pairs[time & 1023]}{_ALPHABET[entropy >> 60]}"
-            f"{pairs[entropy >> 50 & 1023]}{pairs[entropy >> 40 & 1023]}{pairs[entropy >> 30 & 1023]}"
-            f"{pairs[entropy >> 20 & 1023]}{pairs[entropy >> 10 & 1023]}{pairs[entropy & 1023]}"
-        )
+        if time >> 20 != self._slow_time:
+            self._slow_time = time >> 20
+            self._slow_digits = _base32(self._slow_time, _SLOW_WIDTH)
+        at = self._used
+        if at == len(self._letters):
+            # Each draw is a system call, and each event needs several ids.
+            drawn = self._entropy(_RANDOM_WIDTH * _IDS_PER_DRAW)
+            self._letters, at = drawn.translate(_LETTER_OF_BYTE).decode(), 0
+        self._used = at + _RANDOM_WIDTH
+        fast_digits = f"{_PAIRS[time >> 10 & 1023]}{_PAIRS[time & 1023]}"
+        return f"{prefix}_{self._slow_digits}{fast_digits}{self._letters[at : self._used]}"
 
     @property
     def latest(self) -> datetime:
@@ -121,7 +130,7 @@ def token_hash(token: str) -> bytes:
 
 def first_id(prefix: str, at: datetime) -> str:
     """Return a lower bound for all ids made at or after *at*: a cursor that starts at that time."""
-    return f"{prefix}_{_base32(micros(at), _TIME_WIDTH)}{'0' * 13}"
+    return f"{prefix}_{_base32(micros(at), _TIME_WIDTH)}{'0' * _RANDOM_WIDTH}"
 
 
 BEFORE_ALL_EVENTS = "evt_" + "0" * 25
@@ -140,11 +149,15 @@ def from_micros(micros: int) -> datetime:
 
 def iso(at: datetime) -> str:
     """Format a time as RFC 3339 with milliseconds: ``2026-11-22T10:00:00.123Z``."""
-    return (at if at.tzinfo is UTC else at.astimezone(UTC)).isoformat(timespec="milliseconds")[:-6] + "Z"
+    if at.microsecond and at.tzinfo is UTC:
+        return _encode(at)[1:24].decode() + "Z"
+    return at.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def iso_micros(at: datetime) -> str:
     """Format a UTC time as RFC 3339 with microseconds, for the log."""
+    if at.microsecond and at.tzinfo is UTC:
+        return _encode(at)[1:-1].decode()
     return at.isoformat(timespec="microseconds")[:-6] + "Z"
 
 

@@ -1,11 +1,12 @@
 """Ids sort by age, through clock changes and restarts."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
 
+import pytest
 from harness.clock import FakeClock
 
-from receiver.domain.clock import Ids, first_id
+from receiver.domain.clock import Ids, first_id, iso, iso_micros
 
 
 def test_ids_increase_while_the_clock_stops_or_is_set_back() -> None:
@@ -47,3 +48,18 @@ def test_first_id_sorts_before_later_ids() -> None:
     since = first_id("evt", clock.now())
 
     assert before < since < Ids(clock).new("evt")
+
+
+@pytest.mark.parametrize("micros", [0, 1, 1000, 123_000, 999_999])
+@pytest.mark.parametrize("year", [1, 1970, 2026, 9999])
+def test_times_are_written_with_a_fixed_width(year: int, micros: int) -> None:
+    at = datetime(year, 1, 2, 3, 4, 5, micros, UTC)
+
+    assert iso_micros(at) == f"{year:04}-01-02T03:04:05.{micros:06}Z"
+    assert iso(at) == f"{year:04}-01-02T03:04:05.{micros // 1000:03}Z"
+
+
+def test_a_time_of_another_zone_is_written_in_utc() -> None:
+    at = datetime(2026, 1, 2, 3, 4, 5, 678_000, timezone(timedelta(hours=2)))
+
+    assert iso(at) == "2026-01-02T01:04:05.678Z"
