@@ -158,7 +158,10 @@ def _line_logger(threshold: int, write: Callable[[Mapping[str, object]], str]) -
     """Return the logger whose methods below a level do nothing. *write* returns a line's text."""
 
     def writes(level: str) -> Callable[..., None]:
-        return lambda self, event, **values: self._logger.msg(_line(level, event, {**self._context, **values}, write))
+        def log(self: _LineBoundLogger, event: str, **values: object) -> None:
+            self._logger.msg(_line(level, event, {**self._context, **values} if self._context else values, write))
+
+        return log
 
     def ignores(_self: _LineBoundLogger, _event: str, **_values: object) -> None: ...
 

@@ -47,7 +47,7 @@ def decode_body(
 
     *before_large* is called before the work for a coded body that is or becomes larger than Kling's, and may raise.
     """
-    coding = ", ".join(value for name, value in headers if name == _CODING)
+    coding = ", ".join([value for name, value in headers if name == _CODING])
     if not coding:
         return headers, body
     is_usual = len(body) <= USUAL_BYTES

@@ -33,8 +33,8 @@ class PushLimiter:
 
     def check(self, token: bytes, kind: PushKind, *, now: datetime) -> None:
         """Raise TooManyPending if the URL with this token's hash has sent too many pushes of this kind."""
-        limiter = self._limiters.get((token, kind))
-        if limiter is not None and limiter.available(now) <= 0:
+        key = (token, kind)
+        if key in self._limiters and self._limiters[key].available(now) <= 0:
             raise TooManyPending(
                 f"This callback URL received too many pushes {kind.value[1]}. Send this one again in a minute."
             )

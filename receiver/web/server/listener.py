@@ -7,7 +7,7 @@ instead of exiting. uvicorn's logs are silent, because they contain full paths a
 import asyncio
 import math
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from http import HTTPStatus
@@ -106,9 +106,9 @@ class Listener:
         log.info("listener.closed", listener=self._key, requests=registry.total_requests)
 
     def _config(self, stop: asyncio.Event) -> uvicorn.Config:
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        def app(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
             scope[STOPPING] = stop
-            await self.app(scope, receive, send)
+            return self.app(scope, receive, send)
 
         return uvicorn.Config(
             HeaderValidation(app, self._limits),
@@ -136,15 +136,14 @@ class HeaderValidation:
         self._app = app
         self._limits = limits
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass a request with a valid head on, and answer any other."""
         problem = self._check(scope)
         if problem is None:
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
         log.debug("request.refused", peer=peer_name(scope.get("client")), code=problem.code)
         problem.headers["connection"] = "close"
-        await problem.response()(scope, receive, send)
+        return problem.response()(scope, receive, send)
 
     def _check(self, scope: Scope) -> Problem | None:
         headers = scope["headers"]
