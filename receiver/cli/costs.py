@@ -50,10 +50,12 @@ def check(
     from_: Annotated[
         str | None,
         TIME,
-        Parameter(name="--from", help="Only charges at or after: 2026-11-01 (UTC), or 30d ago (default)."),
+        Parameter(name=("--from", "--since"), help="Only charges at or after: 2026-11-01 (UTC), or 30d ago (default)."),
     ] = None,
     to: Annotated[
-        str | None, TIME, Parameter(help="Only charges before: 2026-12-01 (UTC), or 1d ago (default: now).")
+        str | None,
+        TIME,
+        Parameter(name=("--to", "--until"), help="Only charges before: 2026-12-01 (UTC), or 1d ago (default: now)."),
     ] = None,
     output: ClientOptions = CLIENT,
 ) -> int:

@@ -76,9 +76,11 @@ class ReplayOptions:
     from_: Annotated[
         str | None,
         TIME,
-        Parameter(name="--from", help='Created at or after: "2026-11-22 10:00", or "2h" for two hours ago.'),
+        Parameter(
+            name=("--from", "--since"), help='Created at or after: "2026-11-22 10:00", or "2h" for two hours ago.'
+        ),
     ] = None
-    to: Annotated[str | None, TIME, Parameter(help="Created before this time.")] = None
+    to: Annotated[str | None, TIME, Parameter(name=("--to", "--until"), help="Created before this time.")] = None
     to_route: Annotated[
         str | None,
         ROUTE,

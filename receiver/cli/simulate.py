@@ -165,7 +165,9 @@ def _print_event(event: str, /, **fields: object) -> None:
     noun, _, verb = event.partition(".")
     render.print_line(f"{noun} {verb}", _fields_text(fields))
     if event == "simulator.started":
-        render.notice("The configuration that leads to it:")
+        render.notice(
+            "The configuration that leads to it, for config.toml, or a new kling-receiver.toml in this folder:"
+        )
         for line in (
             "[kling]",
             f'base_url = "{fields["url"]}"',

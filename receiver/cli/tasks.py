@@ -204,10 +204,12 @@ def cost(
     from_: Annotated[
         str | None,
         TIME,
-        Parameter(name="--from", help="Only tasks that ended at or after: 2026-11-01 (UTC), or 30d ago."),
+        Parameter(name=("--from", "--since"), help="Only tasks that ended at or after: 2026-11-01 (UTC), or 30d ago."),
     ] = None,
     to: Annotated[
-        str | None, TIME, Parameter(help="Only tasks that ended before: 2026-12-01 (UTC), or 1d ago.")
+        str | None,
+        TIME,
+        Parameter(name=("--to", "--until"), help="Only tasks that ended before: 2026-12-01 (UTC), or 1d ago."),
     ] = None,
     output: ClientOptions = CLIENT,
 ) -> int:

@@ -68,6 +68,7 @@ def compare(running: Settings, loaded: Settings) -> Changes:
     old, new = ([route.name for route in settings.routes] for settings in (running, loaded))
     ends = tuple(f"routes.{name}." for name in {*old} ^ {*new})
     keys = [key for key in {**before, **after} if not key.startswith(ends) and before.get(key) != after.get(key)]
+    keys = [key for key in keys if key != "routes"]  # the empty list, of settings without a route
     changes = [_change(key, before.get(key), after.get(key)) for key in keys]
     return Changes(
         settings=changes,

@@ -1,11 +1,13 @@
 """`--from` and `--to` of the lists, also written `--since` and `--until`."""
 
+import json
 from pathlib import Path
 
 import pytest
 from harness.fake_api import FakeService
 
 from receiver.cli import main
+from receiver.cli.completion_table import completion_table
 
 LISTS = ["tasks", "events", "deliveries", "alerts"]
 
@@ -26,6 +28,13 @@ def test_a_list_is_limited_to_a_span(service: FakeService, config: Path, list_: 
     path = asked(service, list_)
     assert "from=2026-11-22T10%3A00%3A00%2B00%3A00" in path
     assert "to=2026-11-23T08%3A00%3A00%2B00%3A00" in path
+
+
+@pytest.mark.parametrize("command", ["replay", "tasks cost", "costs check"])
+def test_every_other_span_has_both_names_too(command: str) -> None:
+    options = json.loads(completion_table())[command]["options"]
+
+    assert {"--from", "--since", "--to", "--until"} <= set(options)
 
 
 @pytest.mark.parametrize(
