@@ -111,7 +111,9 @@ async def test_many_tasks_are_cancelled_with_a_preview(anna: Watched, web: WebAp
     await anna.page.get_by_role("button", name="Cancel 2 tasks").click()
 
     await expect(anna.page.get_by_text("2 tasks cancelled.")).to_be_visible()
-    assert (await web.store.catalog.counts())[TaskState.REJECTED] == 2
+    assert await web.store.catalog.counts() == {"processing": 1, "cancelled": 2}
+    await anna.open("/console/tasks?state=cancelled")
+    assert await anna.page.locator("tbody td[data-label=State]").all_inner_texts() == ["cancelled", "cancelled"]
     assert ("anna", "task.cancelled", "not needed") in await audit(web)
 
 

@@ -93,7 +93,7 @@ async def test_queued_jobs_of_a_file_stay_cancelled_through_a_kill(tmp_path: Pat
 
             assert done.returncode == 0, done.stderr
             assert f"{JOBS - SLOTS} tasks cancelled." in done.stderr
-            assert {task["state"] for task in json.loads(done.stdout)["items"]} == {"rejected"}
+            assert {task["state"] for task in json.loads(done.stdout)["items"]} == {"cancelled"}
             receiver.kill()
             await receiver.start()
             told = "SELECT count(*), min(reason) FROM actions WHERE verb = 'task.cancelled'"
