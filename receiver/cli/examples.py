@@ -14,6 +14,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "submit images/multi-image2image --set prompt='two friends' --image a.png --image b.png --wait",
         "submit --body @jobs.jsonl --batch spring --close-batch --wait",
         "submit videos/text2video --body @body.json --tag project=ads --idempotency-key order-17",
+        "submit videos/text2video --set prompt='a cat' --set mode=pro --dry-run",
     ),
     "endpoints": ("endpoints", "endpoints images/multi-image2image --json"),
     "callback-url": ("callback-url --endpoint images/generations --label spring", f"callback-url revoke {_TASK}"),

@@ -18,6 +18,7 @@ from receiver.domain.listed_state import ListedState
 from receiver.domain.model import Json
 from receiver.kling.endpoints import CATALOGUE, Endpoint, resolve
 
+_MAX_TEXT = 1000
 _TYPO = 0.9  # similarity from which an unlisted path is probably a typo of a listed one
 
 EndpointPath: TypeAlias = Annotated[
@@ -58,6 +59,9 @@ Reply: TypeAlias = Annotated[
         help="What the callback_url in the body receives: every status of Kling's, or only the end, once.",
     ),
 ]
+DryRun: TypeAlias = Annotated[
+    bool, Parameter(negative=(), help="Submit nothing: print about what the job will cost, and its slots.")
+]
 
 
 def submit(
@@ -75,31 +79,38 @@ def submit(
     new: New = False,
     reuse: Reuse = False,
     reply: Reply = None,
+    dry_run: DryRun = False,
     wait: Annotated[bool, Parameter(help="Wait until the task is finished, and print where its results are.")] = False,
     timeout: Annotated[str | None, DURATION, Parameter(help="With --wait: maximum time to wait, such as 10m.")] = None,
     output: ClientOptions = CLIENT,
 ) -> int:
     """Submit a task to Kling, through the running service."""
     limit = _time_limit(timeout, wait=wait)
-    dialect = output.dialect()
-    tags = key_values("--tag", tag or [])
-    options: dict[str, Any] = {"label": label, "tags": tags, "priority": priority, "reuse": reuse, "reply": reply}
+    options: dict[str, Any] = {"label": label, "tags": key_values("--tag", tag or []), "priority": priority}
+    options |= {"reuse": reuse, "reply": reply, "batch": _batch_json(batch, batch_size)}
     if (job_file := content.job_file()) is not None:
-        if limit:
-            raise UsageError("--timeout is for one job.", remedy="Interrupt the command with Ctrl-C.")
+        _check_file_options(limit, dry_run=dry_run)
         resolved = None if endpoint is None else find_endpoint(endpoint)
-        run = idempotency_key or (_new_run() if new else "")
-        options |= {"batch": _batch_json(batch, batch_size), "run": run, "is_new": new}
-        defaults = JobDefaults(endpoint=resolved, dialect=dialect, **options)
+        options |= {"run": idempotency_key or (_new_run() if new else ""), "is_new": new}
+        defaults = JobDefaults(endpoint=resolved, dialect=output.dialect(), **options)
         return _submit_many(job_file, defaults, wait=wait, close=close_batch, output=output)
     if close_batch and batch is None:
         raise _nothing_to_close_error()
     if endpoint is None:
         raise UsageError("No endpoint given.", remedy="Name it: `kling-receiver submit images/multi-image2image ...`")
     known = find_endpoint(endpoint)
-    options |= {"batch": _batch_json(batch, batch_size), "idempotency_key": idempotency_key}
-    task_body = content.build(known, dialect)
+    options["idempotency_key"] = idempotency_key
+    task_body = content.build(known, output.dialect())
+    if dry_run:
+        return _print_estimate(known.path, task_body, output)
     return _submit_one(known.path, task_body, options, close=close_batch, wait=wait, limit=limit, output=output)
+
+
+def _check_file_options(limit: timedelta | None, *, dry_run: bool) -> None:
+    if dry_run:
+        raise UsageError("--dry-run is for one job.", remedy="Try it with one line of the file.")
+    if limit:
+        raise UsageError("--timeout is for one job.", remedy="Interrupt the command with Ctrl-C.")
 
 
 def _new_run() -> str:
@@ -132,6 +143,23 @@ def _submit_one(
 
             return wait_for(client, task.id, timeout=limit, as_json=output.json)
     return _report_task(task, as_json=output.json)
+
+
+def _print_estimate(path: str, body: Json, output: ClientOptions) -> int:
+    """Print what a job would cost. Long texts such as images are not sent: they change no price."""
+    short = {name: value for name, value in body.items() if not isinstance(value, str) or len(value) <= _MAX_TEXT}
+    short = {name: bool(value) if isinstance(value, list) else value for name, value in short.items()}
+    with usage_errors(), output.connect() as client:
+        estimate = client.estimate_cost(path, short)
+    if output.json:
+        render.print_json(estimate)
+        return OK
+    render.print_line(f"Cost: {render.clean(estimate['summary'])}.")
+    if estimate["pack"]:
+        noun = "slot" if estimate["slots"] == 1 else "slots"
+        render.print_line(f"Takes {estimate['slots']} {noun} of the {estimate['pack']} pack.")
+    render.notice("Nothing was submitted.")
+    return OK
 
 
 def _batch_json(name: str | None, size: int | None) -> Json | None:

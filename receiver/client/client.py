@@ -268,6 +268,10 @@ class Client:
         """
         return await self.get("/api/costs", {"by": by, **span(since, until)})
 
+    async def estimate_cost(self, endpoint: str, body: Mapping[str, object]) -> Json:
+        """Estimate the cost of a task from past charges. Nothing is submitted."""
+        return await self._transport.post("/api/costs/estimate", {"endpoint": endpoint, "body": dict(body)})
+
     async def check_costs(self, *, since: datetime | None = None, until: datetime | None = None) -> Json:
         """Compare Kling's ledgers with the stored costs; by default for the last 30 days. May take minutes."""
         return await self._transport.post("/api/costs/check", span(since, until), seconds=_LEDGER_SECONDS)

@@ -161,6 +161,7 @@ class SyncClient:
     follow_batch = _iterating(Client.follow_batch)
     costs = _blocking(Client.costs)
     check_costs = _blocking(Client.check_costs)
+    estimate_cost = _blocking(Client.estimate_cost)
     events = _iterating(Client.events)
     changes = _iterating(Client.changes)
     event = _blocking(Client.event)

@@ -166,6 +166,7 @@ def _task_routes(services: AdminServices, body_memory: BodyMemoryBudget) -> Sequ
         _route("/api/batches/{name}", GET=batch.show),
         _route("/api/batches/{name}/close", POST=batch.close),
         _route("/api/costs/check", POST=BillApi(services.bill, clock=services.clock).check),
+        _route("/api/costs/estimate", POST=CostApi(services.costs).estimate),
         _route("/api/costs", GET=CostApi(services.costs).totals),
     ]
 

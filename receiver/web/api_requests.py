@@ -242,6 +242,15 @@ class BillCheckRequest(Body):
     """Compare charges before this time; default: now."""
 
 
+class EstimateRequest(Body):
+    """The task whose cost to estimate. Nothing is submitted."""
+
+    endpoint: Annotated[types.RequiredLine, Field(examples=["images/multi-image2image"])]
+    """Path of one of Kling's endpoints."""
+    body: types.KlingBody
+    """Kling's JSON for this endpoint. Images may be left out."""
+
+
 class BatchRequest(Body):
     """The batch of a new task, with the number of tasks it will have."""
 

@@ -127,3 +127,15 @@ async def test_a_cost_is_deleted_with_its_task(store: Store, costs: Costs) -> No
 
     assert await costs.find("tsk_1") is None
     assert await totals(costs, CostGrouping.DAY) == []
+
+
+async def test_the_newest_charges_of_an_endpoint_are_read_with_their_bodies(store: Store, costs: Costs) -> None:
+    for number, endpoint in enumerate(("videos/text2video", "images/generations", "videos/text2video")):
+        task = a_task(id=f"tsk_{number}", kling_id=f"k{number}", external_task_id=f"e{number}", endpoint=endpoint)
+        await store.tasks.add(task, f'{{"n": {number}}}'.encode())
+        await store.tasks.apply(ById(id=task.id), decide_always(Change(cost=a_cost(units=str(number)))))
+
+    assert await costs.newest_charges("videos/text2video") == [
+        (b'{"n": 2}', {"units": Decimal(2)}),
+        (b'{"n": 0}', {"units": Decimal(0)}),
+    ]

@@ -1,5 +1,6 @@
 """The costs of tasks over HTTP, from a real store."""
 
+import json
 from decimal import Decimal
 from typing import Any
 
@@ -98,3 +99,58 @@ async def test_an_invalid_grouping_is_explained(web: WebApp, query: str, says: s
 
     assert answer.status_code == 400
     assert says in answer.json()["detail"]
+
+
+async def add_charged_video(web: WebApp, number: int, mode: str, **charges: str) -> None:
+    """Store a video of a mode with its charges."""
+    name = f"tsk_{number:04}"
+    task = a_task(id=name, kling_id=name, external_task_id=name, endpoint="videos/text2video", state=TaskState.SUCCEED)
+    await web.store.tasks.add(task, json.dumps({"prompt": f"cat {number}", "mode": mode}).encode())
+    cost = Cost(charges={unit: Decimal(amount) for unit, amount in charges.items()}, raw="{}")
+    await web.store.tasks.apply(ById(id=name), lambda *_: Change(task=task, cost=cost))
+
+
+async def estimate(web: WebApp, endpoint: str = "videos/text2video", **body: object) -> Any:
+    answer = await web.client.post("/api/costs/estimate", json={"endpoint": endpoint, "body": body})
+    return answer.json()
+
+
+async def test_the_cost_of_a_job_is_estimated_from_tasks_like_it(web: WebApp) -> None:
+    for number, units in enumerate(("9", "0.6", "0.8", "0.7")):
+        await add_charged_video(web, number, "pro", units=units, quota="0")
+    await add_charged_video(web, 50, "std", units="0.2")
+
+    assert await estimate(web, prompt="another", mode="pro") == {
+        "endpoint": "videos/text2video",
+        "model": "kling-v1",
+        "pack": "video",
+        "slots": 1,
+        "charges": {"units": "0.75"},
+        "tasks": 4,
+        "summary": "about 0.75 units (median of 4 like it)",
+    }
+    assert (await estimate(web, mode="std"))["charges"] == {"units": "0.2"}
+
+
+async def test_units_and_money_are_never_mixed(web: WebApp) -> None:
+    for number in range(5):
+        await add_charged_video(web, number, "pro", units="10")
+    await add_charged_video(web, 7, "pro", USD="0.14")
+
+    assert (await estimate(web, mode="pro"))["summary"] == "about 0.14 USD (median of 1 like it)"
+
+
+async def test_an_unknown_price_is_said_to_be_unknown(web: WebApp) -> None:
+    await add_charged_video(web, 1, "pro", units="10")
+
+    for body in ({"mode": "pro", "model_name": "kling-v2-6"}, {"mode": "pro", "sound": "on"}, {}):
+        unknown = await estimate(web, **body)
+        assert (unknown["charges"], unknown["tasks"]) == ({}, 0)
+        assert unknown["summary"].startswith("unknown: ")
+
+
+async def test_an_estimate_of_an_unknown_endpoint_is_refused(web: WebApp) -> None:
+    refused = await estimate(web, "audio/tts")
+
+    assert refused["status"] == 400
+    assert "'audio/tts'" in refused["detail"]

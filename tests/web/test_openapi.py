@@ -21,6 +21,7 @@ OPEN_OBJECTS = {
     "OpenApiDocument.paths",
     "OpenApiDocument.components",
     "OpenApiDocument.webhooks",
+    "EstimateRequest.body",
     "SubmitRequest.body",
     "TaskCost.said",
     "TaskData.kling",

@@ -73,6 +73,7 @@ CALLS = [
     Call("POST", "/api/batches/{name}/close", "/api/batches/spring/close"),
     Call("GET", "/api/costs", "/api/costs?by=day&from=2026-01-01T00:00:00Z"),
     Call("POST", "/api/costs/check", "/api/costs/check", 200, {}),
+    Call("POST", "/api/costs/estimate", "/api/costs/estimate", 200, {"endpoint": "images/generations", "body": {}}),
     Call("GET", "/api/events", "/api/events"),
     Call("GET", "/api/events/{id}", f"/api/events/{EVENT_ID}"),
     Call("GET", "/api/deliveries", "/api/deliveries?status=dead"),

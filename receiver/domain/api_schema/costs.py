@@ -31,6 +31,24 @@ class CostReport(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CostEstimate(JsonObject):
+    """What a task will probably cost, from the charges of past tasks with the same model and options."""
+
+    endpoint: str
+    model: str
+    """The model that the body requests, or the endpoint's default; empty if neither is known."""
+    pack: str | None
+    slots: int
+    """The number of slots that the task takes."""
+    charges: Mapping[str, Amount]
+    """The median by unit. Empty: unknown."""
+    tasks: int
+    """Number of past tasks that it is the median of."""
+    summary: str
+    """One line for people."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class UnknownCharge(JsonObject):
     """A task that Kling billed and that is not in the store."""
 

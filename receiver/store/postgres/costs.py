@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 
 from receiver.domain.bill import OwnCharge, UnitCorrection
 from receiver.domain.clock import first_id, from_micros, micros
@@ -10,6 +11,7 @@ from receiver.domain.costs import Cost, CostGrouping, CostTotal
 from receiver.store.cost_rows import (
     CHARGES_PER_QUERY,
     MAX_RUNTIME,
+    NEWEST_CHARGES,
     add_counts,
     read_charges,
     read_own_charges,
@@ -40,6 +42,10 @@ class PostgresCostStore:
         Grouping by tag uses the tag *tag*. Tasks without a value are in the first group, named None.
         """
         return await self._lists.read(read_totals, by, tag, since, until)
+
+    async def newest_charges(self, endpoint: str) -> Sequence[tuple[bytes, Mapping[str, Decimal]]]:
+        """Return the bodies of an endpoint's newest charged tasks with their charges, newest first."""
+        return await self._lists.read(_newest_charges, endpoint)
 
     async def own_charges(self, kling_ids: Sequence[str]) -> Mapping[str, OwnCharge]:
         """Return our tasks among *kling_ids*, by Kling's id."""
@@ -90,6 +96,11 @@ async def read_totals(
 async def _find(connection: Connection, task_id: str) -> Cost | None:
     row = await fetch_row(connection, "cost", {"task_id": task_id})
     return None if row is None else Cost(charges=read_charges(row["charges"]), raw=row["raw"])
+
+
+async def _newest_charges(connection: Connection, endpoint: str) -> Sequence[tuple[bytes, Mapping[str, Decimal]]]:
+    found = await fetch(connection, "newest_charges", {"endpoint": endpoint, **NEWEST_CHARGES})
+    return [(row["body"], read_charges(row["charges"])) for row in found]
 
 
 async def _own_charges(connection: Connection, name: str, arguments: Mapping[str, object]) -> Sequence[OwnCharge]:

@@ -5,6 +5,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 
 from receiver.domain.bill import OwnCharge, UnitCorrection
 from receiver.domain.clock import first_id, from_micros, micros
@@ -12,6 +13,7 @@ from receiver.domain.costs import Cost, CostGrouping, CostTotal
 from receiver.store.cost_rows import (
     CHARGES_PER_QUERY,
     MAX_RUNTIME,
+    NEWEST_CHARGES,
     CostCounts,
     add_counts,
     read_charges,
@@ -45,6 +47,10 @@ class SqliteCostStore:
         Grouping by tag uses the tag *tag*. Tasks without a value are in the first group, named None.
         """
         return await self._lists.read(read_totals, by, tag, since, until)
+
+    async def newest_charges(self, endpoint: str) -> Sequence[tuple[bytes, Mapping[str, Decimal]]]:
+        """Return the bodies of an endpoint's newest charged tasks with their charges, newest first."""
+        return await self._lists.read(_newest_charges, endpoint)
 
     async def own_charges(self, kling_ids: Sequence[str]) -> Mapping[str, OwnCharge]:
         """Return our tasks among *kling_ids*, by Kling's id."""
@@ -116,6 +122,11 @@ def _save_check(connection: sqlite3.Connection, group: Sequence[datetime]) -> Se
 
 
 _SAVE_CHECK: WriteOp[datetime, None] = WriteOp(write=_save_check)
+
+
+def _newest_charges(connection: sqlite3.Connection, endpoint: str) -> Sequence[tuple[bytes, Mapping[str, Decimal]]]:
+    found = connection.execute(sql("newest_charges"), {"endpoint": endpoint, **NEWEST_CHARGES})
+    return [(row["body"], read_charges(row["charges"])) for row in found]
 
 
 def read_totals(

@@ -146,6 +146,14 @@ OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
             errors=_KLING,
         ),
     },
+    "/api/costs/estimate": {
+        "post": _post(
+            "estimateCost",
+            "Estimate the cost of a task from past charges; nothing is submitted",
+            costs.CostEstimate,
+            requests.EstimateRequest,
+        ),
+    },
     "/api/costs": {
         "get": _get(
             "sumCosts", "Sum the costs of tasks, by a grouping and in total", costs.CostReport, requests.CostQuery

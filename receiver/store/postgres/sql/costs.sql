@@ -37,6 +37,21 @@ FROM (
 ) AS priced
 GROUP BY priced.name, priced.charges;
 
+-- name: newest_charges
+-- Reads the charges and the bodies of an endpoint's tasks among the newest ones with a cost, newest first.
+SELECT newest.charges, intents.body
+FROM (
+    SELECT task_id, charges
+    FROM costs
+    ORDER BY task_id DESC
+    LIMIT :searched
+) AS newest
+JOIN tasks ON tasks.id = newest.task_id
+JOIN intents ON intents.task_id = newest.task_id
+WHERE tasks.endpoint = :endpoint
+ORDER BY newest.task_id DESC
+LIMIT :limit;
+
 -- name: own_charges
 -- Reads the tasks with one of Kling's ids, and their costs; also those of deleted tasks.
 SELECT tasks.id, tasks.kling_id, tasks.endpoint, tasks.state, tasks.updated_at, costs.charges

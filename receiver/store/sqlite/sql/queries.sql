@@ -423,6 +423,21 @@ WHERE grouping = :grouping
   AND day < :last
 GROUP BY 1, 2;
 
+-- name: newest_charges
+-- Reads the charges and the bodies of an endpoint's tasks among the newest ones with a cost, newest first.
+SELECT newest.charges, intents.body
+FROM (
+    SELECT task_id, charges
+    FROM costs
+    ORDER BY task_id DESC
+    LIMIT :searched
+) AS newest
+CROSS JOIN tasks ON tasks.id = newest.task_id
+CROSS JOIN intents ON intents.task_id = newest.task_id
+WHERE tasks.endpoint = :endpoint
+ORDER BY newest.task_id DESC
+LIMIT :limit;
+
 -- name: count_costs
 -- Counts the tasks of parts of days by name and charges, from the tasks themselves.
 WITH priced AS (

@@ -1,0 +1,73 @@
+"""What a create will probably cost: the median of what tasks like it were charged. Pure.
+
+Kling publishes its prices as tables that change, so the receiver learns them from its own charges.
+"""
+
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Final, TypeAlias
+
+from receiver.domain.costs import EXACT_DECIMAL
+from receiver.domain.model import Json
+from receiver.kling.endpoints import Endpoint
+from receiver.kling.models import requested_model
+
+MAX_SAMPLES: Final = 12
+"""The most charges that a price is learned from, the newest."""
+
+_MEMBERS: Final = ("mode", "duration", "resolution", "aspect_ratio", "n", "result_type", "series_amount")
+_SWITCHES: Final = ("sound", "audio", "enable_audio", "generate_audio", "with_sound", "voice_list", "multi_shot")
+_OFF: Final = ("", "off", "false", "0", "none")
+_MAX_VALUE = 40
+
+PriceKind: TypeAlias = tuple[str, ...]
+"""What tasks of equal price have in common: the endpoint, the model, and the options that Kling charges for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """What tasks of one kind cost: the median by unit, and of how many ``tasks``."""
+
+    charges: Mapping[str, Decimal]
+    tasks: int
+
+    def __str__(self) -> str:
+        amounts = " and ".join(f"{amount:f} {unit}" for unit, amount in self.charges.items())
+        return f"about {amounts} (median of {self.tasks} like it)"
+
+
+UNKNOWN_PRICE: Final = "unknown: no task like it has been charged yet"
+
+
+def price_kind(endpoint: Endpoint, body: Json) -> PriceKind:
+    """Return the kind of a create by its endpoint and body."""
+    settings = body.get("settings")  # of the new generation
+    fields = body | settings if isinstance(settings, dict) else body
+    values = [str(fields.get(member) or "")[:_MAX_VALUE].lower() for member in _MEMBERS]
+    switches = [name for name in _SWITCHES if str(fields.get(name) or "").lower() not in _OFF]
+    return endpoint.path, requested_model(endpoint, body), *values, *switches
+
+
+def learn_price(kind: PriceKind, past: Iterable[tuple[PriceKind, Mapping[str, Decimal]]]) -> Price | None:
+    """Return the price of *kind* from the *past* charges, newest first, or None if it is unknown.
+
+    Units of a pack and money are never mixed: the newest charge decides which of them count. Units that cost nothing
+    are left out.
+    """
+    samples = [_without_zeros(charges) for other, charges in past if other == kind and charges]
+    alike = [charges for charges in samples if charges.keys() == samples[0].keys()][:MAX_SAMPLES]
+    if not alike:
+        return None
+    medians = {unit: _median([charges[unit] for charges in alike]) for unit in alike[0]}
+    return Price(charges=medians, tasks=len(alike))
+
+
+def _without_zeros(charges: Mapping[str, Decimal]) -> Mapping[str, Decimal]:
+    return {unit: amount for unit, amount in charges.items() if amount} or charges
+
+
+def _median(amounts: list[Decimal]) -> Decimal:
+    low, high = statistics.median_low(amounts), statistics.median_high(amounts)
+    return low if low == high else EXACT_DECIMAL.divide(EXACT_DECIMAL.add(low, high), Decimal(2))
