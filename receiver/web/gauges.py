@@ -90,11 +90,16 @@ def _backlog(snapshot: StoreSnapshot, metrics: Metrics, routes: Collection[str],
     )
 
 
-def lasting_counters(snapshot: StoreSnapshot, metrics: Metrics) -> Iterator[Counter]:
-    """Yield the counters that the store keeps, so that a restart does not reset them."""
+def lasting_counters(snapshot: StoreSnapshot, metrics: Metrics, routes: Collection[str]) -> Iterator[Counter]:
+    """Yield the counters that the store keeps, so that a restart does not reset them.
+
+    Those of dead deliveries begin at 0: a monitoring system sees no increase in a series that begins at 1.
+    """
     deliveries = Counter(metrics.deliveries.name, metrics.deliveries.text, metrics.deliveries.labels)
     deliveries.values |= metrics.deliveries.values
     totals = snapshot.totals or {}
+    for route in routes if snapshot.totals is not None else ():
+        deliveries.add(route, DeliveryStatus.DEAD.value, amount=0)
     for route, count in totals.get(Total.DELIVERIES_DEAD, {}).items():
         deliveries.add(metrics.route(route), DeliveryStatus.DEAD.value, amount=count)
     yield deliveries

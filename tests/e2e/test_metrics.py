@@ -27,6 +27,7 @@ PREFIX = "kling_receiver_"
 DOCS = Path(__file__).parents[2] / "receiver" / "docs"
 RULES = DOCS / "monitoring" / "rules.yml"
 DASHBOARD = DOCS / "monitoring" / "dashboard.json"
+RULE_CASES = Path(__file__).parents[1] / "data" / "alert_rules_test.yml"
 PROMTOOL = shutil.which("promtool") or ""
 READ_TOKEN = "made-up-read-token"
 JOB = {"model_name": "kling-v1", "prompt": "a bench"}
@@ -183,3 +184,15 @@ def test_prometheus_accepts_the_rules() -> None:
     checked = subprocess.run([PROMTOOL, "check", "rules", RULES], capture_output=True, text=True, check=False)
 
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.mark.skipif(not PROMTOOL, reason="needs promtool, of the package prometheus")
+def test_each_rule_raises_its_alert_and_a_sound_service_raises_none(tmp_path: Path) -> None:
+    cases = shutil.copy(RULE_CASES, tmp_path)
+    shutil.copy(RULES, tmp_path)
+
+    tested = subprocess.run([PROMTOOL, "test", "rules", cases], capture_output=True, text=True, check=False)
+
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+    rules = set(re.findall(r"- alert: (\w+)", RULES.read_text()))
+    assert {name for name in rules if name not in RULE_CASES.read_text()} == set()

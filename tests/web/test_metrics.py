@@ -145,6 +145,14 @@ async def test_pending_deliveries_and_held_routes_are_gauges(web: WebApp) -> Non
     assert "a.example.com" not in (await web.client.get("/metrics")).text
 
 
+async def test_the_dead_deliveries_of_a_route_begin_at_0(web: WebApp) -> None:
+    seen = await scrape(web)
+
+    assert {labels: value for (name, labels), value in seen.items() if name == "deliveries_total"} == {
+        "dead,publish": 0
+    }
+
+
 async def test_a_total_of_the_store_survives_and_never_falls(web: WebApp) -> None:
     await web.store.totals.raise_to(Total.CALLBACKS_MISSED, 5)
     await web.store.totals.raise_to(Total.CALLBACKS_MISSED, 3)

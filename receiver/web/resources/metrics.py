@@ -55,7 +55,7 @@ class MetricsApi:
 
     def _families(self, snapshot: StoreSnapshot) -> Sequence[Family]:
         found: dict[str, Family] = {each.name: each for each in self._metrics.copies()}
-        found |= {counter.name: counter for counter in lasting_counters(snapshot, self._metrics)}
+        found |= {counter.name: counter for counter in lasting_counters(snapshot, self._metrics, self._routes)}
         return [
             build_info(),
             *found.values(),
