@@ -34,7 +34,7 @@ _COUNTS = "/api/tasks/counts"  # reads an index of all tasks
 _PAGES = (
     "/console",
     "/console/tasks",
-    "/console/tasks?text=k999",
+    "/console/tasks?q=k999",
     "/console/results",
     "/console/submit",
     "/console/events",
