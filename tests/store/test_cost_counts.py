@@ -44,8 +44,8 @@ def insert(raw: sqlite3.Connection, rng: Random, task_id: str) -> None:
     """Insert a task with a cost on one of three days."""
     task = {"id": task_id, "state": "succeed", "label": rng.choice((None, "x", "y")), "tags": rng.choice(TAGS)}
     raw.execute(
-        "INSERT INTO tasks (id, state, label, tags, kling_id, created_at, updated_at, origin, message, slot_key, weight,"
-        " priority, fair_share, attempts, poll_count, empty_result_count, redundant_push_count)"
+        "INSERT INTO tasks (id, state, label, tags, kling_id, created_at, updated_at, origin, message, slot_key,"
+        " weight, priority, fair_share, attempts, poll_count, empty_result_count, redundant_push_count)"
         " VALUES (:id, :state, :label, :tags, :id, 0, 0, 'api', '', '', 0, 0, '', 0, 0, 0, 0)",
         task,
     )
