@@ -76,7 +76,7 @@ async def _limited(connection: Connection, read: Callable[[Connection], Awaitabl
 
 
 async def _slots_in_use(connection: Connection) -> Mapping[str, int]:
-    return {row["pack"]: row["slots"] for row in await fetch(connection, "slots_in_use")}
+    return {row["slot_key"]: row["slots"] for row in await fetch(connection, "slots_in_use")}
 
 
 async def _size(connection: Connection) -> int:
