@@ -9,7 +9,7 @@ import pytest
 from harness.logs import configure_plain_logs
 from harness.soak_report import RecordCounts, SoakRecorder, attach_titles, balance_workers, longest_first, serializable
 
-pytest_plugins = ["harness.listeners", "harness.postgres_fixtures"]
+pytest_plugins = ["harness.listeners", "harness.postgres_fixtures", "harness.store_fixtures"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

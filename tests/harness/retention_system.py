@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.clock import FakeClock
 from harness.factories import a_delivery, a_push, a_task, an_event
+from harness.store_fixtures import AnyStore
 
 from receiver.domain.clock import Ids
 from receiver.domain.model import (
@@ -44,11 +45,11 @@ class AutoAdvancingClock(FakeClock):
 
 
 class RetentionSystem:
-    """A store with old data, a clock and the retention."""
+    """A store with old data, a clock and the retention. *path* is that of a store's file."""
 
-    def __init__(self, store: SqliteStore, path: Path) -> None:
+    def __init__(self, store: AnyStore, path: Path | None = None) -> None:
         self.store = store
-        self.path = path
+        self.path = path or Path("/nonexistent")
         self.clock = AutoAdvancingClock()
         self.ids = Ids(self.clock)
 

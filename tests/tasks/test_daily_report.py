@@ -2,17 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import aclosing
 from datetime import UTC, datetime, time, timedelta, timezone
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 from harness.clock import FakeClock
 from harness.factories import a_delivery, a_task, an_event
+from harness.store_fixtures import AnyStore
 from harness.waiting import wait_until
 
 from receiver.domain.api_schema.events import Event as EventSchema
@@ -24,7 +22,6 @@ from receiver.events.factory import EventFactory
 from receiver.events.routing import compile_routes
 from receiver.settings import RouteSettings, WebhookSettings
 from receiver.store.interfaces import ById, Change, Total
-from receiver.store.sqlite.store import SqliteStore
 from receiver.tasks.daily_report import DailyReports
 
 DAY = timedelta(days=1)
@@ -35,10 +32,8 @@ ROUTES = [
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    store = await SqliteStore.open(tmp_path / "receiver.db")
-    async with aclosing(store):
-        yield store
+def store(any_store: AnyStore) -> AnyStore:
+    return any_store
 
 
 @pytest.fixture
@@ -46,20 +41,20 @@ def clock() -> FakeClock:
     return FakeClock(datetime(2026, 11, 22, 10, tzinfo=UTC))
 
 
-def reports(store: SqliteStore, clock: FakeClock, zone: Any = UTC) -> DailyReports:
+def reports(store: AnyStore, clock: FakeClock, zone: Any = UTC) -> DailyReports:
     """A new process's reports, at 08:00."""
     factory = EventFactory(compile_routes(ROUTES), Ids(clock))
     return DailyReports(store.reports, factory, at=time(8), notifiers=Notifiers(), clock=clock, zone=zone)
 
 
-async def published(store: SqliteStore) -> list[Any]:
+async def published(store: AnyStore) -> list[Any]:
     """The published reports, newest first."""
     found = await store.catalog.events(types=["report.daily"])
     return [json.loads(event.envelope) for event in found.items]
 
 
 async def test_a_report_is_published_once_for_each_local_day_through_restarts(
-    store: SqliteStore, clock: FakeClock
+    store: AnyStore, clock: FakeClock
 ) -> None:
     due = []
     for _ in range(4 * 24):
@@ -71,7 +66,7 @@ async def test_a_report_is_published_once_for_each_local_day_through_restarts(
     assert [hour for hour, is_due in enumerate(due) if is_due] == [22, 46, 70, 94]
 
 
-async def test_a_report_that_was_missed_is_published_at_the_next_start(store: SqliteStore, clock: FakeClock) -> None:
+async def test_a_report_that_was_missed_is_published_at_the_next_start(store: AnyStore, clock: FakeClock) -> None:
     await reports(store, clock).publish_due()
     clock.advance(3 * DAY + timedelta(hours=5))
 
@@ -81,7 +76,7 @@ async def test_a_report_that_was_missed_is_published_at_the_next_start(store: Sq
     assert (report["data"]["day"], report["data"]["since"]) == ("2026-11-25", "2026-11-22T10:00:00.000Z")
 
 
-async def test_the_day_is_the_local_one(store: SqliteStore, clock: FakeClock) -> None:
+async def test_the_day_is_the_local_one(store: AnyStore, clock: FakeClock) -> None:
     zone = timezone(timedelta(hours=9))  # it is 19:00 there
     await reports(store, clock, zone).publish_due()
 
@@ -92,7 +87,7 @@ async def test_the_day_is_the_local_one(store: SqliteStore, clock: FakeClock) ->
     assert (early, await reports(store, clock, zone).publish_due()) == (False, True)
 
 
-async def test_a_change_of_summer_time_neither_repeats_nor_skips_a_report(store: SqliteStore) -> None:
+async def test_a_change_of_summer_time_neither_repeats_nor_skips_a_report(store: AnyStore) -> None:
     clock, zone = FakeClock(datetime(2026, 10, 23, 10, tzinfo=UTC)), ZoneInfo("Europe/Berlin")
     for _ in range(4 * 24):
         await reports(store, clock, zone).publish_due()
@@ -106,7 +101,7 @@ async def test_a_change_of_summer_time_neither_repeats_nor_skips_a_report(store:
     ]
 
 
-async def test_a_clock_set_back_repeats_no_report(store: SqliteStore, clock: FakeClock) -> None:
+async def test_a_clock_set_back_repeats_no_report(store: AnyStore, clock: FakeClock) -> None:
     for step in (DAY, DAY, -DAY, timedelta(hours=1), -DAY):
         await reports(store, clock).publish_due()
         clock.advance(step)
@@ -115,7 +110,7 @@ async def test_a_clock_set_back_repeats_no_report(store: SqliteStore, clock: Fak
     assert len({each["data"]["day"] for each in await published(store)}) == len(await published(store)) == 2
 
 
-async def test_a_report_says_what_happened_since_the_last_one(store: SqliteStore, clock: FakeClock) -> None:
+async def test_a_report_says_what_happened_since_the_last_one(store: AnyStore, clock: FakeClock) -> None:
     await store.totals.raise_to(Total.CALLBACKS_MISSED, 5)
     await reports(store, clock).publish_due()
     ids, ended_at = Ids(clock), clock.now() + timedelta(hours=1)
@@ -147,7 +142,7 @@ async def test_a_report_says_what_happened_since_the_last_one(store: SqliteStore
     )
 
 
-async def test_only_routes_that_want_reports_receive_one(store: SqliteStore, clock: FakeClock) -> None:
+async def test_only_routes_that_want_reports_receive_one(store: AnyStore, clock: FakeClock) -> None:
     await reports(store, clock).publish_due()
     clock.advance(DAY)
     await reports(store, clock).publish_due()
@@ -155,7 +150,7 @@ async def test_only_routes_that_want_reports_receive_one(store: SqliteStore, clo
     assert sorted(view.delivery.route for view in (await store.catalog.deliveries()).items) == ["all", "reports"]
 
 
-async def test_a_running_service_publishes_each_report_when_it_is_due(store: SqliteStore, clock: FakeClock) -> None:
+async def test_a_running_service_publishes_each_report_when_it_is_due(store: AnyStore, clock: FakeClock) -> None:
     stop = asyncio.Event()
     running = asyncio.create_task(reports(store, clock).run(stop))
     await wait_until(lambda: has_begun(store))
@@ -168,9 +163,9 @@ async def test_a_running_service_publishes_each_report_when_it_is_due(store: Sql
     assert [each["data"]["day"] for each in await published(store)] == ["2026-11-23"]
 
 
-async def has_begun(store: SqliteStore) -> bool:
+async def has_begun(store: AnyStore) -> bool:
     return await store.reports.last() is not None
 
 
-async def has_report(store: SqliteStore) -> bool:
+async def has_report(store: AnyStore) -> bool:
     return bool(await published(store))
