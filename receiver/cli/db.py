@@ -1,6 +1,7 @@
-"""`kling-receiver db`: maintains the store's file. `migrate`, `restore` and `copy` need the service stopped."""
+"""`kling-receiver db`: maintains the store. `migrate` and `restore` on SQLite, and `copy`, need the service stopped."""
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,9 @@ from receiver.cli import FAILED, OK, render
 from receiver.cli.options import COMMON, OUTPUT, CommonOptions, OutputOptions
 from receiver.cli.value_kinds import FILE, URL
 from receiver.domain.clock import SystemClock
+from receiver.domain.errors import InvalidRequest
 from receiver.settings import load_client
+from receiver.settings.client import ClientSettings
 from receiver.store.databases import copy_between
 from receiver.store.disk import real_path
 from receiver.store.sqlite import maintenance
@@ -21,7 +24,6 @@ from receiver.store.sqlite.upgrade_backup import back_up_before_upgrade
 
 db = App(name="db", help="Migrate, check, back up, restore, copy and measure the store.")
 
-_SQLITE = "sqlite:"
 _SECONDS_BETWEEN_REPORTS = 1.0
 _UNITS = ("B", "KiB", "MiB", "GiB")
 _UNIT_SIZE = 1024
@@ -34,27 +36,33 @@ def migrate(
     common: CommonOptions = COMMON,
 ) -> int:
     """Migrate the store while the service is stopped; `serve` also does this at start. Copies the store first."""
-    path = load_client(common.config).store_path
-    steps = apply_migrations(path, back_up=None if no_backup else partial(back_up_before_upgrade, real_path(path)))
+    client = load_client(common.config)
+    if client.store.is_postgres:
+        from receiver.cli import db_server
+
+        steps = asyncio.run(db_server.migrate(client))
+    else:
+        path = client.store.path
+        steps = apply_migrations(path, back_up=None if no_backup else partial(back_up_before_upgrade, real_path(path)))
     for step in steps:
         render.print_line(f"{step}: done")
     if not steps:
-        render.print_line(f"{path}: up to date")
+        render.print_line(f"{_name(client)}: up to date")
     return OK
 
 
 @db.command
 def check(*, output: OutputOptions = OUTPUT) -> int:
     """Check every page, index and reference of the store; exit 1 if any is damaged."""
-    path = load_client(output.config).store_path
-    faults = maintenance.check(path)
+    client = load_client(output.config)
+    faults = _find_faults(client)
     if output.json:
-        render.print_json({"ok": not faults, "path": str(path), "faults": faults})
+        render.print_json({"ok": not faults, "path": _name(client), "faults": faults})
     elif faults:
         for fault in faults:
             render.print_line(fault)
     else:
-        render.print_line(f"{path}: good")
+        render.print_line(f"{_name(client)}: good")
     return FAILED if faults else OK
 
 
@@ -63,7 +71,9 @@ def backup(
     target: Annotated[Path, FILE, Parameter(name="FILE", help="File to write.")], /, *, common: CommonOptions = COMMON
 ) -> int:
     """Copy the store to a new file, even while it is in use; the copy is checked before it gets its name."""
-    maintenance.backup(load_client(common.config).store_path, target)
+    client = load_client(common.config)
+    _require_file(client, "Use `pg_dump`, or a base backup of the server.")
+    maintenance.backup(client.store.path, target)
     render.print_line(f"{target}: written and checked, {_format_size(target.stat().st_size)}")
     return OK
 
@@ -76,7 +86,9 @@ def restore(
     common: CommonOptions = COMMON,
 ) -> int:
     """Replace the store by a checked copy of a backup, while the service is stopped; the replaced store is kept."""
-    path = load_client(common.config).store_path
+    client = load_client(common.config)
+    _require_file(client, "Use `pg_restore`, or the server's own backup.")
+    path = client.store.path
     kept = restore_backup(path, source, now=SystemClock().now())
     counts = maintenance.stats_at(path)
     tasks = sum(count for name, count in counts.items() if name.startswith("tasks."))
@@ -88,7 +100,8 @@ def restore(
 @db.command
 def stats(*, output: OutputOptions = OUTPUT) -> int:
     """Show the number of rows in the store and its size."""
-    counts = maintenance.stats_at(load_client(output.config).store_path)
+    client = load_client(output.config)
+    counts = _count_rows(client)
     if output.json:
         render.print_json(dict(counts))
         return OK
@@ -110,7 +123,7 @@ def copy(
     output: OutputOptions = OUTPUT,
 ) -> int:
     """Copy the store to another database while the service is stopped, and compare every row. Run again to resume."""
-    source = from_ or f"{_SQLITE}{load_client(output.config).store_path}"
+    source = from_ or str(load_client(output.config).store)
     tables = asyncio.run(copy_between(source, to, _CopyProgress().report))
     if output.json:
         copied = [{"table": table.name, "rows": table.rows, "sha256": table.digest} for table in tables]
@@ -135,6 +148,32 @@ class _CopyProgress:
         if now - self._printed_at >= _SECONDS_BETWEEN_REPORTS:
             self._printed_at = now
             render.notice(f"{what}: {done} of {total} rows")
+
+
+def _find_faults(client: ClientSettings) -> Sequence[str]:
+    if not client.store.is_postgres:
+        return maintenance.check(client.store.path)
+    from receiver.cli import db_server  # its driver is an extra
+
+    return asyncio.run(db_server.check(client))
+
+
+def _count_rows(client: ClientSettings) -> Mapping[str, int]:
+    if not client.store.is_postgres:
+        return maintenance.stats_at(client.store.path)
+    from receiver.cli import db_server
+
+    return asyncio.run(db_server.stats(client))
+
+
+def _name(client: ClientSettings) -> str:
+    """Return the path of a SQLite store, or the URL of a database."""
+    return str(client.store) if client.store.is_postgres else str(client.store.path)
+
+
+def _require_file(client: ClientSettings, remedy: str) -> None:
+    if client.store.is_postgres:
+        raise InvalidRequest("The store is on PostgreSQL, which has tools of its own for this.", remedy=remedy)
 
 
 def _format_size(count: float) -> str:

@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from random import SystemRandom
 
 import structlog
@@ -37,8 +38,9 @@ from receiver.service.listeners import Listeners
 from receiver.service.open_telemetry import open_tracing
 from receiver.service.reload import Configurable, Reloader
 from receiver.service.retention import Retention
-from receiver.service.startup_gate import StartupGate
+from receiver.service.startup_gate import Obstacle, StartupGate
 from receiver.service.startup_progress import report_progress
+from receiver.service.stores import open_store, server_problem
 from receiver.service.supervisor import Supervisor, Work
 from receiver.service.systemd import SystemdNotifier, listen_fds
 from receiver.service.wiring import (
@@ -56,7 +58,6 @@ from receiver.service.wiring import (
 )
 from receiver.settings import Loaded, Settings, secrets_in
 from receiver.store.disk import real_path
-from receiver.store.sqlite.store import SqliteStore
 from receiver.tracking.result_refresher import ResultRefresher
 from receiver.web.resources.health import ReadinessCheck, with_archive_check, with_disk_check
 
@@ -85,7 +86,7 @@ def _log_start(loaded: Loaded) -> None:
         "service.starting",
         version=__version__,
         configuration=str(loaded.path or "the defaults"),
-        store=str(settings.store.path),
+        store=str(settings.store.url),
         admin_token="configured" if settings.admin.token else str(settings.data_dir / TOKEN_FILE),
         gateway=f"http://{settings.admin.listen}/kling",
         ends_by="callbacks and polls" if settings.public.url else "polls alone",
@@ -103,7 +104,7 @@ async def run_until_stopped(loaded: Loaded, hangup: HangupSignal | None = None) 
     systemd = SystemdNotifier.from_environment()
     reloader = Reloader(loaded, requested=hangup.requested, systemd=systemd)
     async with AsyncExitStack() as stack:
-        supervisor = await _build_when_disk_has_space(loaded.settings, stack, systemd, reloader)
+        supervisor = await _build_when_store_opens(loaded.settings, stack, systemd, reloader)
         if supervisor is None:
             return 0
         gc.freeze()  # these objects live forever, and each collection of them would block the loop for about 30 ms
@@ -114,13 +115,12 @@ async def run_until_stopped(loaded: Loaded, hangup: HangupSignal | None = None) 
         return await supervisor.run(systemd)
 
 
-async def _build_when_disk_has_space(
+async def _build_when_store_opens(
     settings: Settings, stack: AsyncExitStack, systemd: SystemdNotifier, reloader: Reloader
 ) -> Supervisor | None:
-    """Build the service, after waiting while the disk is full. Return None if stopped before."""
+    """Build the service, after waiting while the disk is full or the server away. Return None if stopped before."""
     addresses = {"public": settings.public.listen, "admin": settings.admin.listen}
-    folder = real_path(settings.store.path).parent
-    gate = StartupGate(folder, addresses, listen_fds(), systemd=systemd, clock=SystemClock())
+    gate = StartupGate(real_path(settings.data_dir), addresses, listen_fds(), systemd=systemd, clock=SystemClock())
     while True:
         try:
             async with AsyncExitStack() as attempt:
@@ -128,10 +128,24 @@ async def _build_when_disk_has_space(
                 stack.push_async_exit(attempt.pop_all())
                 return supervisor
         except (StoreUnavailable, OSError):
-            if not gate.is_disk_full():
+            if gate.is_disk_full():
+                starts = await gate.wait_for_disk()
+            elif await server_problem(settings) is not None:
+                starts = await gate.wait(_server_away(settings))
+            else:
                 raise
-        if not await gate.wait():
+        if not starts:
             return None
+
+
+def _server_away(settings: Settings) -> Obstacle:
+    return Obstacle(
+        find=partial(server_problem, settings),
+        waiting="service.waiting_for_store",
+        over="service.store_recovered",
+        reason="The PostgreSQL server cannot be reached",
+        where="the log says why",
+    )
 
 
 async def build_service(
@@ -170,7 +184,7 @@ async def _open_context(
     """Open the store, then the HTTP clients. Return the context, and the clients."""
     clock, metrics = SystemClock(), Metrics([route.name for route in settings.routes])
     async with report_progress(systemd) as report:
-        store = await SqliteStore.open(settings.store.path, metrics=metrics, report=report)
+        store = await open_store(settings, metrics=metrics, report=report)
     stack.push_async_callback(store.aclose)
     ids = Ids(clock, after=await store.newest_id())
     operator_client, public_client = _open_http_clients(settings, stack)
@@ -186,16 +200,14 @@ async def _open_context(
 
 def _maintenance(context: Context, tasks: TaskServices, results: ResultServices) -> Mapping[str, Work]:
     """Return the work that watches and cleans up."""
-    store, clock = context.store, context.clock
-    return {
-        **results.work,
-        "disk_monitor": DiskMonitor(store.disk_space, tasks.alerts, clock=clock).run,
-        "measurements": build_measurements(context, tasks.inbox).run,
-    }
+    work = {**results.work, "measurements": build_measurements(context, tasks.inbox).run}
+    disk = context.store.disk_space
+    return work if disk is None else work | {"disk_monitor": DiskMonitor(disk, tasks.alerts, clock=context.clock).run}
 
 
 def _readiness(context: Context, supervisor: Supervisor) -> ReadinessCheck:
-    readiness = with_disk_check(supervisor.readiness, context.store.disk_space.shortage)
+    disk = context.store.disk_space
+    readiness = supervisor.readiness if disk is None else with_disk_check(supervisor.readiness, disk.shortage)
     folder = context.settings.archive.dir
     return readiness if folder is None else with_archive_check(readiness, FolderCheck(folder).problem)
 

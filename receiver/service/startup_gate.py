@@ -1,12 +1,15 @@
-"""Waits at startup while the disk is full. Requests get 503; startup continues once there is space.
+"""Waits at startup while the store cannot be opened. Requests get 503; startup continues once it can.
 
-Opening the store needs free space: SQLite creates the write-ahead log and its index as files.
+Opening a SQLite store needs free space: it creates the write-ahead log and its index as files. A PostgreSQL server may
+start later than this service.
 """
 
 import asyncio
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 
@@ -31,6 +34,17 @@ MIN_START_BYTES = 8 * 1024 * 1024
 
 _CHECK_INTERVAL = timedelta(seconds=1)
 _KIB = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Obstacle:
+    """Why the store cannot be opened: ``find`` returns it until it is gone. The others are for the log and clients."""
+
+    find: Callable[[], Awaitable[StoreUnavailable | None]]
+    waiting: str
+    over: str
+    reason: str
+    where: str
 
 
 class StartupGate:
@@ -59,29 +73,47 @@ class StartupGate:
         folder = _existing(self._folder)
         return free_bytes(folder) < MIN_START_BYTES or is_space_used_up(folder, size=MIN_START_BYTES)
 
-    async def wait(self) -> bool:
-        """Answer 503 until there is space. Return False if stopped before. Raises BindFailed."""
+    async def wait_for_disk(self) -> bool:
+        """Answer 503 until the disk has enough space. Return False if stopped before. Raises BindFailed."""
+        return await self.wait(
+            Obstacle(
+                find=self._find_full_disk,
+                waiting="service.waiting_for_disk",
+                over="service.disk_recovered",
+                reason="The disk is full",
+                where="the log has the folder",
+            )
+        )
+
+    async def _find_full_disk(self) -> StoreUnavailable | None:
+        return self._disk_full_error() if self.is_disk_full() else None
+
+    async def wait(self, obstacle: Obstacle) -> bool:
+        """Answer 503 until an obstacle is gone. Return False if stopped before. Raises BindFailed."""
+        error = await obstacle.find()
+        if error is None:
+            return True
         stop_requested, done = stop_signals(), asyncio.Event()
-        error = self._disk_full_error()
-        log.error("service.waiting_for_disk", reason=error.message, remedy=error.remedy)
+        log.error(obstacle.waiting, reason=error.message, remedy=error.remedy)
         self._systemd.status(str(error))
-        for name, address in self._addresses.items():
-            if not self.sockets.get(name):
-                self.sockets[name] = bind_sockets(address, f"[{name}] listen")
+        for key, address in self._addresses.items():
+            if not self.sockets.get(key):
+                self.sockets[key] = bind_sockets(address, f"[{key}] listen")
         async with asyncio.TaskGroup() as listeners:
-            for name in self._addresses:
-                listeners.create_task(self._listener(name).serve(done))
-            while self.is_disk_full() and not stop_requested.is_set():
+            for key in self._addresses:
+                listeners.create_task(self._listener(key, obstacle).serve(done))
+            while await obstacle.find() is not None and not stop_requested.is_set():
                 await self._clock.wait(stop_requested, until=self._clock.now() + _CHECK_INTERVAL)
             done.set()
         if not stop_requested.is_set():
-            self._systemd.status("The disk has space again.")
-            log.info("service.disk_recovered", free=free_bytes(_existing(self._folder)))
+            self._systemd.status("The start continues.")
+            log.info(obstacle.over)
         return not stop_requested.is_set()
 
-    def _listener(self, name: str) -> Listener:
+    def _listener(self, key: str, obstacle: Obstacle) -> Listener:
         """Return a listener that leaves the sockets open when it stops, so that no connection is refused meanwhile."""
-        return Listener(_reject, key=f"[{name}] listen", sockets=[each.dup() for each in self.sockets[name]])
+        reject = partial(_reject, obstacle=obstacle)
+        return Listener(reject, key=f"[{key}] listen", sockets=[each.dup() for each in self.sockets[key]])
 
     def _disk_full_error(self) -> StoreUnavailable:
         free = free_bytes(_existing(self._folder))
@@ -94,16 +126,16 @@ class StartupGate:
         )
 
 
-async def _reject(scope: Scope, receive: Receive, send: Send) -> None:
+async def _reject(scope: Scope, receive: Receive, send: Send, *, obstacle: Obstacle) -> None:
     """Answer a request on either listener."""
     match scope["path"]:
         case "/healthz":
             response = serializers.json_response(Liveness(ok=True))
         case "/readyz":
-            check = Check(name="store", ok=False, reason="The disk is full; the log has the folder.")
+            check = Check(name="store", ok=False, reason=f"{obstacle.reason}; {obstacle.where}.")
             response = serializers.json_response(Readiness(ready=False, checks=[check]), HTTPStatus.SERVICE_UNAVAILABLE)
         case _:
-            response = problems.from_error(StoreUnavailable("The disk is full.")).response()
+            response = problems.from_error(StoreUnavailable(f"{obstacle.reason}.")).response()
     await response(scope, receive, send)
 
 

@@ -31,11 +31,11 @@ from receiver.service.admin_token import admin_token
 from receiver.service.heartbeat import Heartbeat
 from receiver.service.measurements import Measurements
 from receiver.service.reload import Configurable
+from receiver.service.stores import Store
 from receiver.service.supervisor import Work
 from receiver.service.tracing import NO_TRACING, Tracing
 from receiver.settings import RouteSettings, Settings, secrets_in
 from receiver.store.interfaces import ArchiveStore, Catalog, DeliveryQueue
-from receiver.store.sqlite.store import SqliteStore
 from receiver.submission.executor import CreateExecutor
 from receiver.submission.gateway_creates import GatewayCreates
 from receiver.submission.held_creates import HeldCreates
@@ -63,7 +63,7 @@ class Context:
     """What every part of the service is built from. Tests use their own clock, ids, randomness and Kling."""
 
     settings: Settings
-    store: SqliteStore
+    store: Store
     kling: MeasuredKlingClient
     event_factory: EventFactory
     alerts: AlertFactory
@@ -136,7 +136,7 @@ class DeliveryServices:
 
 def make_context(
     settings: Settings,
-    store: SqliteStore,
+    store: Store,
     kling: KlingClient,
     redactor: Redactor | None = None,
     tracing: Tracing = NO_TRACING,

@@ -1,4 +1,4 @@
-"""The few settings that a client needs: the admin address, the token, the store's path, and the dialect.
+"""The few settings that a client needs: the admin address, the token, the store, and the dialect.
 
 A client often runs in another shell than the service, without the secrets of routes and of Kling. So nothing else is
 looked up or checked here; the service checks everything at its start. A client is also a command that should be over in
@@ -18,7 +18,7 @@ from receiver.settings import secrets, toml_document, values
 from receiver.settings.addresses import Address, read_address
 from receiver.settings.dialect import Dialect
 from receiver.settings.finder import find, label_of
-from receiver.settings.store_url import SQLITE, read_store_url
+from receiver.settings.store_url import StoreUrl, read_store_url
 from receiver.settings.toml_document import Document, Location
 from receiver.settings.value_sources import ValueSources
 from receiver.settings.variables import PREFIX, parse_structure
@@ -29,6 +29,7 @@ _KEYS: Mapping[Location, tuple[str, Callable[[object, secrets.LoadContext], Any]
     ("admin", "listen"): ("127.0.0.1:8701", lambda raw, _: read_address(raw)),
     ("admin", "token"): ("", secrets.read_admin_token),
     ("store", "url"): ("sqlite:var/receiver.db", read_store_url),
+    ("store", "password"): ("", secrets.read_optional_secret),
     ("kling", "dialect"): (Dialect.OFFICIAL, lambda raw, _: _read_dialect(raw)),
 }
 """A client's keys, each with its default as the file would say it, and its reader."""
@@ -40,13 +41,14 @@ class ClientSettings:
 
     listen: Address
     token: Secret | None
-    store_path: Path
+    store: StoreUrl
+    store_password: Secret | None
     dialect: Dialect
 
     @property
     def data_dir(self) -> Path:
-        """The folder of the store and its companion files."""
-        return self.store_path.parent
+        """The folder of the files beside the database."""
+        return self.store.data_dir
 
 
 def load_client(path: Path | None = None, environ: Mapping[str, str] | None = None) -> ClientSettings:
@@ -69,9 +71,8 @@ def load_client(path: Path | None = None, environ: Mapping[str, str] | None = No
     if faults:
         placed = sorted(faults, key=sources.sort_key)
         raise ConfigurationError([values.printable(sources.prefix(at) + faults[at]) for at in placed])
-    listen, token, store_url, dialect = read.values()
-    store_path = Path(store_url.removeprefix(SQLITE))
-    return ClientSettings(listen=listen, token=token, store_path=store_path, dialect=dialect)
+    listen, token, store, password, dialect = read.values()
+    return ClientSettings(listen=listen, token=token, store=store, store_password=password, dialect=dialect)
 
 
 def _read_tables(

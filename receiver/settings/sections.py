@@ -9,7 +9,7 @@ from datetime import timedelta
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
@@ -43,7 +43,7 @@ from receiver.settings.fields import (
 from receiver.settings.routes import RouteSettings
 from receiver.settings.slots import SlotSettings
 from receiver.settings.storage import StorageSettings
-from receiver.settings.store_url import SQLITE, read_store_url
+from receiver.settings.store_url import StoreUrl, read_node, read_store_url
 from receiver.settings.values import InvalidValue, Share, Size
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -134,14 +134,29 @@ class AdminSettings(Section):
 class StoreSettings(Section):
     """The database."""
 
-    url: Annotated[str, ReferenceField(read_store_url)] = Field(
-        default="sqlite:var/receiver.db", description="The database: sqlite: and a path, relative to this file."
+    url: Annotated[StoreUrl, ReferenceField(read_store_url)] = Field(
+        default=cast("StoreUrl", "sqlite:var/receiver.db"),
+        description="sqlite: and a path, relative to this file; or postgresql://user@host/database.",
     )
+    password: Annotated[Secret | None, ReferenceField(secrets.read_optional_secret)] = Field(
+        default=None, description="The password on PostgreSQL, by reference: env:PGPASSWORD."
+    )
+    node: Annotated[str, ParsedField(read_node)] = Field(
+        default="", description="This node's name on PostgreSQL. Empty: the host's name."
+    )
+
+    @field_validator("password")
+    @classmethod
+    def _has_server(cls, value: Secret | None, info: ValidationInfo) -> Secret | None:
+        url = info.data.get("url")
+        if value is not None and url is not None and not url.is_postgres:
+            raise InvalidValue("is for PostgreSQL alone; remove it, or change url")
+        return value
 
     @property
     def path(self) -> Path:
         """The SQLite file."""
-        return Path(self.url.removeprefix(SQLITE))
+        return self.url.path
 
 
 class KlingSettings(Section):
@@ -349,8 +364,8 @@ class Settings(Section):
 
     @property
     def data_dir(self) -> Path:
-        """The folder of the store and its companion files."""
-        return self.store.path.parent
+        """The folder of the files beside the database: the admin token, previews, and a SQLite store itself."""
+        return self.store.url.data_dir
 
     @field_validator("admin")
     @classmethod

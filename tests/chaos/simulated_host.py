@@ -25,7 +25,7 @@ from receiver.archive import previews
 from receiver.domain.clock import Clock, Ids
 from receiver.domain.model import Task
 from receiver.net.http_client import HttpClient, Resolve
-from receiver.service import bootstrap, listeners, supervisor
+from receiver.service import bootstrap, listeners, stores, supervisor
 from receiver.service.reload import Reloader
 from receiver.service.systemd import SystemdNotifier
 from receiver.settings import Loaded, Settings
@@ -129,7 +129,7 @@ class SimulatedHost:
         patch.setattr(bootstrap, "SystemClock", lambda: host.clock)
         patch.setattr(bootstrap, "SystemRandom", lambda: Random(entropy.random()))
         patch.setattr(bootstrap, "Ids", MonotonicIds)
-        patch.setattr(bootstrap, "SqliteStore", SimulatedStore)
+        patch.setattr(stores, "SqliteStore", SimulatedStore)
         patch.setattr(store, "SqliteTaskStore", ObservedTaskStore)
         patch.setattr(bootstrap, "HttpClient", ObservedHttpClient)
         patch.setattr(listeners, "_listener", lambda name, app, *_: _Listener(host, name, app))

@@ -65,7 +65,11 @@ def test_a_client_reads_its_settings_as_the_service_does(tmp_path: Path, environ
     client, service = load_client(config, environ), load(config, environ).settings
 
     assert (client.listen, client.token) == (service.admin.listen, service.admin.token)
-    assert (client.store_path, client.dialect) == (service.store.path, service.kling.dialect)
+    assert (client.store, client.data_dir, client.dialect) == (
+        service.store.url,
+        service.data_dir,
+        service.kling.dialect,
+    )
 
 
 @pytest.mark.parametrize(

@@ -93,10 +93,10 @@ class TcpProxy:
 
 
 @asynccontextmanager
-async def a_tcp_proxy(port: int) -> AsyncIterator[TcpProxy]:
-    """Run a proxy to *port*; its own port is ``proxy.port``."""
+async def a_tcp_proxy(port: int, *, listen: int = 0) -> AsyncIterator[TcpProxy]:
+    """Run a proxy to *port*, on any port or on *listen*; its own port is ``proxy.port``."""
     proxy = TcpProxy(port)
-    server = await asyncio.start_server(proxy.accept, "127.0.0.1", 0)
+    server = await asyncio.start_server(proxy.accept, "127.0.0.1", listen)
     proxy.port = server.sockets[0].getsockname()[1]
     try:
         yield proxy

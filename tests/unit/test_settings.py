@@ -175,8 +175,10 @@ def test_the_stores_path_is_relative_to_the_configuration(url: str, path: str, t
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("postgresql://one:hunter2@db/receiver", "this version supports only SQLite"),
-        ("postgres://db/receiver", "this version supports only SQLite"),
+        ("postgresql://one:hunter2@db/receiver", 'contains a password; write it as password = "env:PGPASSWORD"'),
+        ("postgresql://db/receiver?password=hunter2", 'contains a password; write it as password = "env:PGPASSWORD"'),
+        ("postgresql://one@db", "names no database"),
+        ("postgresql://one@db:port/receiver", "must be the URL of a PostgreSQL database"),
         ("mysql://db/receiver", 'must be "sqlite:" and the path of a file'),
         ("sqlite:", 'must be "sqlite:" and the path of a file'),
         ("sqlite::memory:", 'must be "sqlite:" and the path of a file'),
@@ -188,12 +190,32 @@ def test_the_stores_path_is_relative_to_the_configuration(url: str, path: str, t
         ("var/receiver.db", 'must be "sqlite:" and the path of a file'),
     ],
 )
-def test_only_an_sqlite_file_is_a_store(url: str, reason: str, tmp_path: Path) -> None:
+def test_only_a_file_or_a_server_is_a_store(url: str, reason: str, tmp_path: Path) -> None:
     found = config_error(tmp_path, f'[store]\nurl = "{url}"')
 
     assert found.startswith("config.toml:2: store.url: ")
     assert reason in found
     assert "hunter2" not in found
+
+
+def test_a_store_on_postgresql_has_its_files_beside_the_configuration(tmp_path: Path) -> None:
+    text = '[store]\nurl = "postgresql://kling@db/kling?sslmode=require"\npassword = "env:PW"\nnode = "node-1"'
+    loaded = load_text(tmp_path, text, {"PW": "hunter2"})
+
+    store = loaded.settings.store
+    assert (store.url.is_postgres, store.password and store.password.reveal()) == (True, "hunter2")
+    assert (store.node, loaded.settings.data_dir) == ("node-1", tmp_path / "var")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('password = "x"', "store.password: is for PostgreSQL alone"),
+        ('node = "two words"', "store.node: must be up to 63 letters"),
+    ],
+)
+def test_a_setting_of_postgresql_is_checked(line: str, reason: str, tmp_path: Path) -> None:
+    assert reason in config_error(tmp_path, f"[store]\n{line}")
 
 
 def test_the_archives_path_is_relative_to_the_configuration(tmp_path: Path) -> None:

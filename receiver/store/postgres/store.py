@@ -10,6 +10,7 @@ from typing import Self
 from receiver.domain.clock import Clock, SystemClock
 from receiver.domain.errors import InvalidRequest
 from receiver.domain.metrics import Metrics
+from receiver.store.postgres import maintenance
 from receiver.store.postgres.alerts import PostgresAlertStore
 from receiver.store.postgres.archive import PostgresArchiveStore
 from receiver.store.postgres.batches import PostgresBatchStore
@@ -21,7 +22,7 @@ from receiver.store.postgres.deliveries import PostgresDeliveryQueue
 from receiver.store.postgres.durations import PostgresDurationStore
 from receiver.store.postgres.migrate import Report, migrate
 from receiver.store.postgres.overview import PostgresOverview
-from receiver.store.postgres.queries import fetch, fetch_value
+from receiver.store.postgres.queries import fetch_value
 from receiver.store.postgres.replays import PostgresReplayStore
 from receiver.store.postgres.reports import PostgresReportStore
 from receiver.store.postgres.results import PostgresResultStore
@@ -114,6 +115,11 @@ class PostgresStore:
         await self._resources.aclose()
 
     @property
+    def disk_space(self) -> None:
+        """The store has no disk of its own: the server refuses writes when its disk is full."""
+        return
+
+    @property
     def broken(self) -> asyncio.Event:
         """The event that is set when the database can no longer be trusted."""
         return self._health.broken
@@ -129,7 +135,7 @@ class PostgresStore:
 
     async def stats(self) -> Mapping[str, int]:
         """Return the rows of every kind and the bytes they use."""
-        return await self._lists.read(_stats)
+        return await self._lists.read(maintenance.stats)
 
     async def backup(self, target: Path) -> None:
         """Refuse: PostgreSQL has its own tools."""
@@ -142,11 +148,6 @@ async def _check(connection: Connection, group: Sequence[None]) -> Sequence[None
     """Take the id of a transaction, so that the commit writes something."""
     await fetch_value(connection, "take_transaction_id")
     return group
-
-
-async def _stats(connection: Connection) -> Mapping[str, int]:
-    counts = {row["name"]: row["number"] for row in await fetch(connection, "stats")}
-    return {**counts, "bytes.file": await fetch_value(connection, "database_size"), "bytes.free": 0}
 
 
 _CHECK: WriteOp[None, None] = WriteOp(write=_check)
