@@ -93,7 +93,7 @@ def run_jobs(
             asked = [asyncio.create_task(submit_job(host, number)) for number in range(JOBS)]
             await restart_randomly(host, Random(seed), restarts)
             ids = set(await asyncio.gather(*asked))
-            await wait_until_all_succeeded(host)
+            await wait_until_all_succeeded(host, account)
             made = {task["external_task_id"] for task in account.state()["tasks"]}
             await host.stop()
         assert wrong == []
@@ -151,12 +151,13 @@ async def restart_randomly(host: SimulatedHost, rng: Random, times: int) -> None
         await host.start()
 
 
-async def wait_until_all_succeeded(host: SimulatedHost) -> None:
+async def wait_until_all_succeeded(host: SimulatedHost, account: SimulatedAccount) -> None:
+    """Wait for all creates, also those that a kill left in doubt, and for the end of the newest tasks."""
     async with asyncio.timeout(7200):
         while True:
             newest = await call(host, "GET", "/api/tasks")
             states = {task["state"] for task in json.loads(newest.body)["items"]}
-            if states == {"succeed"}:
+            if states == {"succeed"} and account.counts["created"] >= JOBS:
                 return
             await asyncio.sleep(10)
 
