@@ -31,18 +31,20 @@ ONE_SHOT_SHARE = 0.4
 class Clients:
     """All clients, driven by one seed."""
 
-    def __init__(self, rng: Random, host: SimulatedHost, oracle: Oracle, *, signs: bool) -> None:
+    def __init__(self, rng: Random, host: SimulatedHost, oracle: Oracle, *, signs: bool, one_shots: bool) -> None:
+        """With *one_shots* some clients want only the end. Without, the seeds of the controls keep their runs."""
         self._rng = rng
         self._host = host
         self._oracle = oracle
         self._signs = signs
+        self._one_shots = one_shots
         self._jobs = 0
 
     async def submit_by_api(self, batch: Mapping[str, Any] | None = None) -> None:
         """Submit a task until it is accepted, sometimes twice, as clients with an idempotency key do."""
         endpoint, body = self._job()
         wanted = {"endpoint": endpoint, "body": body, "batch": batch, "idempotency_key": f"key-{self._jobs}"}
-        if self._rng.random() < ONE_SHOT_SHARE:
+        if self._wants_end():
             body["callback_url"] = f"http://client.test/{self._jobs}?signature=a%2Fb"
             wanted["reply"] = "final"
         told: set[str] = set()
@@ -72,7 +74,7 @@ class Clients:
             body["callback_url"] = f"http://{host}/{self._jobs}"
         if self._rng.random() < 0.5:
             body["external_task_id"] = f"mine-{self._jobs}"
-        headers = {"kling-receiver-callbacks": "final"} if self._rng.random() < ONE_SHOT_SHARE else {}
+        headers = {"kling-receiver-callbacks": "final"} if self._wants_end() else {}
         answer = await self.request("admin", f"/kling/v1/{endpoint}", body, **headers)
         if answer is not None and answer.status == 200:
             self._oracle.on_accepted(json.loads(answer.body)["data"]["task_id"], "gateway")
@@ -91,6 +93,9 @@ class Clients:
             task = kling.create_task(endpoint, {**body, "callback_url": minted["callback_url"]})
             if self._rng.random() < FORGED_SHARE:
                 await self._forge_push(task)
+
+    def _wants_end(self) -> bool:
+        return self._one_shots and self._rng.random() < ONE_SHOT_SHARE
 
     def _job(self) -> tuple[str, dict[str, Any]]:
         self._jobs += 1

@@ -86,7 +86,9 @@ class Destination:
 class Simulation:
     """One complete run."""
 
-    def __init__(self, folder: Path, seed: int, *, patch: pytest.MonkeyPatch, jumps: bool = False) -> None:
+    def __init__(
+        self, folder: Path, seed: int, *, patch: pytest.MonkeyPatch, jumps: bool = False, one_shots: bool = False
+    ) -> None:
         self.rng = Random(seed)
         self.jumps = jumps
         self.verify = self.rng.choice(["terminal", "always"])
@@ -110,7 +112,7 @@ class Simulation:
             newest_stored_id=self.oracle.newest_id,
         )
         self.host.install(patch)
-        self.clients = Clients(self._new_rng(), self.host, self.oracle, signs=signs)
+        self.clients = Clients(self._new_rng(), self.host, self.oracle, signs=signs, one_shots=one_shots)
         self.kling = SimulatedKling(self._new_rng(), self.clients.push, truth, slots=SLOTS)
         self.network.add_peer("api.klingai.com", "10.77.0.1", self.kling.serve, self.kling_conditions)
         for (name, each), address in zip(self.destinations.items(), _ADDRESSES, strict=True):
