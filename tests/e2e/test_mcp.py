@@ -88,12 +88,12 @@ async def test_an_agent_cancels_replays_and_learns_what_it_did_wrong(tmp_path: P
         task = value(await agent.call_tool("task_submit", {"endpoint": ENDPOINT, "body": JOB}))
         cancelled = await agent.call_tool("task_cancel", {"task": task["id"], "why": "wrong prompt"})
         async with receiver.client() as client:
-            await wait_for_state(client, task["id"], "rejected")
+            await wait_for_state(client, task["id"], "cancelled")
         preview = await agent.call_tool("replay_write", {"task": task["id"], "to_route": "done", "dry_run": True})
         replayed = await agent.call_tool("replay_write", {"task": task["id"], "to_route": "done"})
         deliveries = await agent.call_tool("deliveries_read", {"task": task["id"]})
 
-        assert value(cancelled)["state"] == "rejected"
+        assert value(cancelled)["state"] == "cancelled"
         assert "wrong prompt" in value(cancelled)["message"]
         assert value(preview)["total"] == 1
         assert value(replayed)["total"] == 1
