@@ -17,6 +17,7 @@ from receiver.store.rows import storable_text
 _MAX_ROWS = 2000
 _MAX_BYTES = 8 * 1024 * 1024
 _REPORT_ROWS = 20_000
+_ROWS_WITH_BODIES = 20
 
 Row: TypeAlias = tuple[object, ...]
 Report = Callable[[str, int, int], None]
@@ -30,12 +31,14 @@ class Table:
     """A table and its key. ``numbered``: it numbers its rows by itself, and never uses a number twice.
 
     ``replaced``: triggers write to it while others are copied, so it is cleared and copied whole, as the last one.
+    ``rows_at_once``: how many rows are read at once. A row with a body may have several megabytes.
     """
 
     name: str
     key: tuple[str, ...]
     numbered: bool = False
     replaced: bool = False
+    rows_at_once: int = 500
 
     @property
     def count_sql(self) -> str:
@@ -73,13 +76,13 @@ def quoted(columns: Sequence[str]) -> Sequence[str]:
 TABLES = (
     Table(name="batches", key=("name",)),
     Table(name="tasks", key=("id",)),
-    Table(name="intents", key=("task_id",)),
+    Table(name="intents", key=("task_id",), rows_at_once=_ROWS_WITH_BODIES),
     Table(name="request_digests", key=("task_id",)),
     Table(name="traces", key=("task_id",)),
     Table(name="costs", key=("task_id",)),
     Table(name="deleted_costs", key=("task_id",)),
-    Table(name="pushes", key=("task_id", "id")),
-    Table(name="events", key=("seq",), numbered=True),
+    Table(name="pushes", key=("task_id", "id"), rows_at_once=_ROWS_WITH_BODIES),
+    Table(name="events", key=("seq",), numbered=True, rows_at_once=_ROWS_WITH_BODIES),
     Table(name="deliveries", key=("id",)),
     Table(name="attempts", key=("delivery_id", "number")),
     Table(name="assets", key=("event_id", "number")),

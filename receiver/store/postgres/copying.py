@@ -14,7 +14,6 @@ from receiver.store.postgres.errors import translate_error
 from receiver.store.postgres.migrate import applied, known_migrations, migrate
 from receiver.store.postgres.queries import fetch, fetch_value
 
-_ROWS_AT_ONCE = 50
 _STATEMENT_SECONDS = 3600.0
 _LOOKS = 20
 _PAUSE = 0.1
@@ -55,7 +54,7 @@ class PostgresCopySource:
         """Yield the rows after a key, in the order of keys. Truth values are 0 or 1."""
         key = after or ()
         statement = table.rows_sql(columns, [f"${number}" for number, _ in enumerate(key, 1)])
-        async for row in self._connection.cursor(statement, *key, prefetch=_ROWS_AT_ONCE):
+        async for row in self._connection.cursor(statement, *key, prefetch=table.rows_at_once):
             yield tuple(int(value) if isinstance(value, bool) else value for value in row)
 
     async def last_number(self, table: Table) -> int:

@@ -12,7 +12,6 @@ from receiver.store.disk import make_folder, real_path, sync_file, sync_folder
 from receiver.store.sqlite.database import connect_reader, connect_writer, exclusive, locked, translate_error
 from receiver.store.sqlite.migrate import is_current, is_initialized, known_migrations, upgrade
 
-_ROWS_AT_ONCE = 200
 _AUTOCHECKPOINT_PAGES = 10_000
 
 
@@ -52,7 +51,7 @@ class SqliteCopySource:
     ) -> AsyncGenerator[Row, None]:
         """Yield the rows after a key, in the order of keys."""
         found = self._connection.execute(table.rows_sql(columns, "?" * len(after or ())), after or ())
-        while rows := found.fetchmany(_ROWS_AT_ONCE):
+        while rows := found.fetchmany(table.rows_at_once):
             for row in rows:
                 yield tuple(row)
 
