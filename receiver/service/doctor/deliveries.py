@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from receiver.domain.model import HeldBy
 from receiver.service.doctor.check import CALL_LIMIT, Finding, Subject, failed, ok, warning
+from receiver.service.stores import server_address
 from receiver.settings.values import write_duration
 from receiver.store.sqlite.examination import WaitingWork, waiting_work
 
@@ -109,7 +110,12 @@ def callbacks(subject: Subject) -> Finding:
 
 def _read(subject: Subject) -> WaitingWork | None:
     since = subject.clock.now() - _LATELY
-    return waiting_work(subject.settings.store.path, dead_since=since, time_limit=CALL_LIMIT)
+    store = subject.settings.store
+    if not store.url.is_postgres:
+        return waiting_work(store.path, dead_since=since, time_limit=CALL_LIMIT)
+    from receiver.store.postgres import examination  # noqa: PLC0415 -- its driver is an extra
+
+    return examination.waiting_work(server_address(store), dead_since=since, time_limit=CALL_LIMIT)
 
 
 def _rounded(age: timedelta) -> str:

@@ -1,9 +1,12 @@
 """The store: its disk, its files, its version of SQLite and its damage."""
 
 import os
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 
 from receiver.service.doctor.check import CALL_LIMIT, Finding, Subject, failed, ok, warning
+from receiver.service.stores import server_address
 from receiver.store.disk import RESERVE, file_system, free_bytes, real_path
 from receiver.store.sqlite.examination import files_of, has_wal_reset_bug, quick_check, sqlite_version
 
@@ -17,6 +20,18 @@ _NETWORK = frozenset(
 _MEMORY = frozenset({"ramfs", "tmpfs"})
 
 
+def _of_a_file(check: Callable[[Subject], Finding]) -> Callable[[Subject], Finding]:
+    """Make a check of a SQLite file, which has nothing to find if the store is on a server."""
+
+    @wraps(check)
+    def check_file(subject: Subject) -> Finding:
+        on_server = subject.settings.store.url.is_postgres
+        return ok("The store is on PostgreSQL, which has no file here.") if on_server else check(subject)
+
+    return check_file
+
+
+@_of_a_file
 def disk(subject: Subject) -> Finding:
     """Check that the store's folder can be written and has free space."""
     folder = _folder(subject)
@@ -45,6 +60,7 @@ def disk(subject: Subject) -> Finding:
     return ok(f"{free // _MIB} MiB are free in {folder}.", **details)
 
 
+@_of_a_file
 def file_system_type(subject: Subject) -> Finding:
     """Check that the store is on a local disk."""
     folder = _folder(subject)
@@ -65,6 +81,7 @@ def file_system_type(subject: Subject) -> Finding:
     return ok(f"The store is on a local file system ({kind or 'of unknown type'}).", type=kind)
 
 
+@_of_a_file
 def size(subject: Subject) -> Finding:
     """Check the size of the store and of its write-ahead log."""
     path = subject.settings.store.path
@@ -82,6 +99,7 @@ def size(subject: Subject) -> Finding:
     return ok(f"The store has {files.database / _MIB:.1f} MiB, its log {files.log / _MIB:.1f} MiB.", **details)
 
 
+@_of_a_file
 def sqlite(subject: Subject) -> Finding:
     """Check whether SQLite has the WAL-reset bug."""
     version = subject.service.diagnostics.get("sqlite") or sqlite_version()
@@ -100,6 +118,8 @@ def sqlite(subject: Subject) -> Finding:
 
 def integrity(subject: Subject) -> Finding:
     """Check that the store did not break, and while the service is stopped, that its pages are sound."""
+    if subject.settings.store.url.is_postgres:
+        return _server(subject)
     path = subject.settings.store.path
     files = files_of(path)
     if files is None:
@@ -119,6 +139,19 @@ def integrity(subject: Subject) -> Finding:
             found=len(found),
         )
     return ok("SQLite's quick check finds no damage.")
+
+
+def _server(subject: Subject) -> Finding:
+    """Check that the server can be used and keeps what it acknowledges, and that the schema is ours."""
+    from receiver.store.postgres import examination  # noqa: PLC0415 -- its driver is an extra
+
+    if found := examination.find_faults(server_address(subject.settings.store), time_limit=CALL_LIMIT):
+        return failed(
+            f"The store cannot be used: {found[0]}",
+            "`kling-receiver db check` lists all that is wrong.",
+            found=len(found),
+        )
+    return ok("The PostgreSQL server answers, and it keeps what it acknowledges.")
 
 
 def _folder(subject: Subject) -> Path:

@@ -32,7 +32,8 @@ from receiver.store.sqlite.queries import queries, sql
 
 _WAL_RESET_BUG = ((3, 7, 0), (3, 51, 2))
 _STEPS_PER_CHECK = 10_000  # of SQLite's virtual machine, between two looks at the clock
-_CALLBACK_ALERTS = ("alert.callbacks_missed", "alert.callbacks_recovered")
+CALLBACK_ALERTS = ("alert.callbacks_missed", "alert.callbacks_recovered")
+"""The types of the alerts that say whether callbacks arrive."""
 
 
 def sqlite_version() -> str:
@@ -103,7 +104,7 @@ def waiting_work(path: Path, *, dead_since: datetime, time_limit: timedelta) -> 
     with _reading(path, time_limit) as connection:
         if is_foreign(connection) or not is_initialized(connection):
             return None
-        arguments = {"types": json.dumps(_CALLBACK_ALERTS)}
+        arguments = {"types": json.dumps(CALLBACK_ALERTS)}
         alerts = connection.execute(
             queries()["list_events"].with_optional(arguments), {**arguments, "limit": 1}
         ).fetchone()
