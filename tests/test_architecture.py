@@ -15,10 +15,10 @@ MODULES = sorted((ROOT / "receiver").rglob("*.py"))
 SOURCES = [*MODULES, *sorted((ROOT / "tests").rglob("*.py"))]
 FOLDERS = """
 archive cli cli/demo cli/mcp client delivery delivery/senders docs docs/images docs/monitoring domain
-domain/api_schema events kling kling/simulator net service service/doctor settings store store/interfaces
-store/postgres store/postgres/sql store/postgres/sql/migrations store/sqlite store/sqlite/sql
-store/sqlite/sql/migrations submission tasks tracking web web/console web/console/pages web/console/static
-web/console/static/vendor web/console/templates web/openapi web/resources web/server
+domain/api_schema events kling kling/simulator net service service/doctor service/nodes settings store
+store/interfaces store/postgres store/postgres/sql store/postgres/sql/migrations store/sqlite
+store/sqlite/sql store/sqlite/sql/migrations submission tasks tracking web web/console web/console/pages
+web/console/static web/console/static/vendor web/console/templates web/openapi web/resources web/server
 """
 EXTRAS = ["storage", "previews", "notify", "otel", "postgres", "mcp"]
 LOCKS = ["requirements.lock", "requirements-dev.lock", *(f"requirements-{extra}.lock" for extra in EXTRAS)]

@@ -135,7 +135,7 @@ class Archiver:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Archive the results of due events until *stop*. Downloads in flight are then cancelled and resume later."""
-        wake = self._notifiers.events.subscribe()
+        wake, self._clock_watch = self._notifiers.events.subscribe(), ClockWatch()
         try:
             await run_worker(
                 partial(self._start_due_jobs, wake),

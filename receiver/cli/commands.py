@@ -66,6 +66,7 @@ _COMMANDS = (
         "Explain what happened to a task, and what is next.",
     ),
     ("receiver.cli.mcp.command:mcp", "mcp", SERVICE, "Serve an agent's tools over stdin and stdout (MCP)."),
+    ("receiver.cli.nodes:nodes", "nodes", SERVICE, "List the processes that use the database, with their duties."),
     ("receiver.cli.console:console", "console", SERVICE, "Open the console in a browser, logged in."),
     ("receiver.cli.expose:expose", "expose", MAINTENANCE, "Print a proxy configuration for the public listener."),
     (

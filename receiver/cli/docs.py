@@ -29,6 +29,7 @@ Subject: TypeAlias = Literal[
     "mcp",
     "console",
     "operations",
+    "postgresql",
     "monitoring",
     "alerts",
     "promises",

@@ -54,6 +54,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "alerts": ("alerts list", "alerts ack alr_0kqz3v8d4y1m5x7n2r6t9w0b --note 'deploying until 15:00'"),
     "alerts list": ("alerts list", "alerts list --all --type alert.route_held"),
     "alerts ack": ("alerts ack alr_0kqz3v8d4y1m5x7n2r6t9w0b --note 'deploying until 15:00'",),
+    "nodes": ("nodes", "nodes --json"),
     "routes": ("routes list", "routes hold publish --why 'deploying'", "routes test publish"),
     "routes list": ("routes list", "routes list --json"),
     "routes hold": ("routes hold publish --why 'deploying'",),

@@ -22,6 +22,7 @@ from receiver.delivery.senders.sender import DeliveryRequest, Sender
 from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.clock import Clock, Ids
 from receiver.domain.clock_watch import ClockWatch
+from receiver.domain.duties import ALWAYS, Tenure
 from receiver.domain.errors import StoreUnavailable
 from receiver.domain.metrics import Metrics
 from receiver.domain.model import Accepted, Attempt, Failed, HeldBy, Outcome, Refused, RouteState, Verdict
@@ -72,7 +73,9 @@ class Dispatcher:
         rng: Random,
         grace: timedelta,
         metrics: Metrics | None = None,
+        tenure: Tenure = ALWAYS,
     ) -> None:
+        """*tenure* says whether this process may deliver."""
         self._queue = queue
         self._lanes = lanes
         self._route_states = route_states
@@ -82,6 +85,7 @@ class Dispatcher:
         self._rng = rng
         self._grace = grace
         self._metrics = metrics or Metrics()
+        self._tenure = tenure
         self._in_flight: Counter[str] = Counter()
         self._attempts = TaskSet("delivery.not_recorded")
         self._claims: dict[str, str] = {}  # delivery ID -> claim of its attempt in flight
@@ -93,19 +97,22 @@ class Dispatcher:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Attempt due deliveries until *stop*. Then drain: attempts that outlast the grace are released."""
-        await self._recover_claims(stop)
+        self._clock_watch = ClockWatch(latest=self._ids.latest)
+        self._recent_routes.clear()
         try:
+            await self._recover_claims(stop)
             await run_worker(self._start_due_attempts, wake=self._wake, stop=stop, clock=self._clock, name="dispatch")
             await self._drain()
         finally:
             self._attempts.cancel()  # none left after a normal stop
+            await self._attempts.drain(within=self._grace)
 
     async def _recover_claims(self, stop: asyncio.Event) -> None:
         """Release the claims of a previous process and load the states of the routes."""
         while not stop.is_set():
             try:
                 recovered = await self._queue.release_all(now=self._clock.now(), suspect_after=SUSPECT_AFTER)
-                await self._route_states.load()
+                await self._route_states.load(anew=True)
                 waiting = await self._queue.due_routes()
             except StoreUnavailable as exc:
                 log.warning("dispatch.delayed", reason=exc.message)
@@ -276,6 +283,11 @@ class Dispatcher:
     async def _make_attempt(self, lane: Lane, claimed: ClaimedDelivery) -> None:
         """Attempt one delivery and record the outcome. If cancelled, release the claim without counting an attempt."""
         number = claimed.delivery.attempts + 1
+        if not self._tenure.is_held:  # another process may have claimed it already
+            await self._queue.release(
+                claimed.delivery.id, claim=self._claims[claimed.delivery.id], now=self._clock.now()
+            )
+            return
         started_at, began = self._clock.now(), time.perf_counter()
         measurements.record_start(self._metrics, claimed, self._route_states.get(claimed.delivery.route), started_at)
         try:

@@ -72,11 +72,15 @@ class RouteStates:
         self._load_lock = asyncio.Lock()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def load(self) -> None:
-        """Load the stored states once: an operator may change a route before the dispatcher starts."""
+    async def load(self, *, anew: bool = False) -> None:
+        """Load the stored states once: an operator may change a route before the dispatcher starts.
+
+        With *anew* load them again, because another process may have changed them.
+        """
         async with self._load_lock:
-            if not self._is_loaded:
+            if anew or not self._is_loaded:
                 self._states = dict(await self._queue.route_states())
+                self._reported_dead.clear()
                 self._is_loaded = True
 
     def get(self, route: str) -> RouteState:

@@ -112,6 +112,10 @@ class Ids:
         fast_digits = f"{_PAIRS[time >> 10 & 1023]}{_PAIRS[time & 1023]}"
         return f"{prefix}_{self._slow_digits}{fast_digits}{self._letters[at : self._used]}"
 
+    def pass_over(self, newest: str) -> None:
+        """Make new ids sort after *newest*, which another process may have made by a clock that is ahead."""
+        self._last = max(self._last, _read_base32(newest.rpartition("_")[2], _TIME_WIDTH))
+
     @property
     def latest(self) -> datetime:
         """The time in the newest id. It is ahead of the clock if the clock was set back since."""

@@ -17,12 +17,14 @@
     │   ├── StoreUnavailable        cannot store now; retry
     │   │   └── TooManyPending      too many unconfirmed pushes for one more
     │   ├── StoreLocked             another process uses the store
+    │   ├── NodeReplaced            another process has this node's name
     │   └── StoreBroken             stop at once: acknowledged writes may be lost
     ├── ServiceUnreachable          no service at the admin address
     ├── RequestFailed               the service answered with an error
     │   └── TaskRefused             Kling refused a submit; it carries the rejected task
     ├── TaskNotFinished             a task that did not finish in the time to wait for it
     ├── BatchNotFinished            a batch that did not finish in the time to wait for it
+    ├── CallLost                    a call to another node with an unknown outcome
     ├── ServiceStopping             a request that the stop of the service interrupts
     ├── BindFailed                  an address that the service cannot listen on
     └── KlingError                  a failed call to Kling
@@ -179,6 +181,12 @@ class StoreLocked(StoreError):
     code = "store_locked"
 
 
+class NodeReplaced(StoreError):
+    """Another process has the name of this node, so this process must end."""
+
+    code = "node_replaced"
+
+
 class StoreBroken(StoreError):
     """The store may lose writes that it acknowledged."""
 
@@ -199,6 +207,12 @@ class RequestFailed(ReceiverError):
     def __init__(self, message: str, *, remedy: str = "", status: int | None = None) -> None:
         super().__init__(message, remedy=remedy)
         self.status = status
+
+
+class CallLost(ReceiverError):
+    """Another node served a request and did not answer: its outcome is unknown."""
+
+    code = "call_lost"
 
 
 class ServiceStopping(ReceiverError):

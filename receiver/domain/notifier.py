@@ -1,8 +1,11 @@
 """Wake-ups between the parts of the service. They follow a commit and carry no data: the store is the only queue."""
 
 import asyncio
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+
+_SOON = timedelta(seconds=1)
 
 
 class WakeUp(asyncio.Event):
@@ -12,10 +15,14 @@ class WakeUp(asyncio.Event):
 
 
 class Notifier:
-    """Wakes subscribers when there may be work. Notifications coalesce."""
+    """Wakes subscribers when there may be work. Notifications coalesce.
+
+    ``forward``, if set, is called too: it wakes the other processes that use the store.
+    """
 
     def __init__(self) -> None:
         self._subscribers: list[WakeUp] = []
+        self.forward: Callable[[], None] | None = None
 
     def subscribe(self, wake: WakeUp | None = None) -> WakeUp:
         """Return a new subscriber's event, or add *wake*. The subscriber clears it before it looks for work."""
@@ -28,7 +35,13 @@ class Notifier:
         self._subscribers.remove(wake)
 
     def notify(self) -> None:
-        """Wake every subscriber."""
+        """Wake every subscriber, here and in other processes."""
+        self.notify_here()
+        if self.forward is not None:
+            self.forward()
+
+    def notify_here(self) -> None:
+        """Wake every subscriber of this process."""
         for wake in self._subscribers:
             wake.set()
 
@@ -40,6 +53,8 @@ class Notifier:
         for wake in self._subscribers:
             if wake.planned_at is None or not now < wake.planned_at <= due_at:
                 wake.set()
+        if self.forward is not None and due_at <= now + _SOON:  # other processes look by themselves every second
+            self.forward()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +67,21 @@ class Notifiers:
     events: Notifier = field(default_factory=Notifier)  # an event may be new in the event stream
     replays: Notifier = field(default_factory=Notifier)  # a replay may have items left
     batches: Notifier = field(default_factory=Notifier)  # a batch may be complete
+    calls: Notifier = field(default_factory=Notifier)  # a call of another node, or its answer, may be there
+
+    def by_name(self) -> Mapping[str, Notifier]:
+        """Return the notifiers by name."""
+        return {
+            "deliveries": self.deliveries,
+            "tasks": self.tasks,
+            "polls": self.polls,
+            "events": self.events,
+            "replays": self.replays,
+            "batches": self.batches,
+            "calls": self.calls,
+        }
 
     def notify_all(self) -> None:
         """Wake every subscriber of every notifier."""
-        for notifier in (self.deliveries, self.tasks, self.polls, self.events, self.replays, self.batches):
+        for notifier in self.by_name().values():
             notifier.notify()

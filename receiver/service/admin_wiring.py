@@ -1,10 +1,14 @@
 """Builds what the admin listener serves: the API, the gateway and the console. The service and the tests share it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import TypedDict, Unpack
 
+from receiver.domain.duties import Duty
+from receiver.domain.slot_keys import SlotLimit
+from receiver.service.nodes.node import Node
+from receiver.service.nodes.node_list import only_node
 from receiver.service.wiring import Context, DeliveryServices, ResultServices, TaskServices, build_results
 from receiver.settings.export import list_settings
 from receiver.tasks.explain import Explainer
@@ -37,6 +41,7 @@ def admin_services(
     *,
     find_sender: FindSender,
     results: ResultServices | None = None,
+    node: Node | None = None,
     origins: Mapping[str, str] = MappingProxyType({}),
     **running: Unpack[RunningParts],
 ) -> AdminServices:
@@ -46,12 +51,12 @@ def admin_services(
     return AdminServices(
         submitter=tasks.submitter,
         deleter=results.deleter,
-        gateway_creates=tasks.gateway_creates,
+        gateway_creates=tasks.gateway_creates if node is None else node.creates(tasks.gateway_creates),
         kling=context.kling,
         catalog=store.catalog,
         routes=routes,
         route_state_store=store.deliveries,
-        route_states=deliveries.route_states,
+        route_states=deliveries.route_states if node is None else node.routes(deliveries.route_states),
         replays=deliveries.replays,
         batches=tasks.batches,
         alerts=tasks.alert_service,
@@ -62,6 +67,7 @@ def admin_services(
         route_tests=_route_tests(context, find_sender),
         trigger=_trigger(context),
         event_notifier=context.notifiers.events,
+        nodes=partial(only_node, context.settings, context.started_at, clock) if node is None else node.all_nodes,
         **running,
         results=ResultApi(store.results, store.catalog, results.previews),
         metrics=_metrics_api(context, tasks),
@@ -79,10 +85,15 @@ def _metrics_api(context: Context, tasks: TaskServices) -> MetricsApi:
     return MetricsApi(
         context.metrics,
         context.store.totals,
-        slot_limits=tasks.executor.admission.slot_limits,
+        slot_limits=partial(_slot_limits, context, tasks),
         routes=[route.name for route in context.settings.routes],
         clock=context.clock,
     )
+
+
+def _slot_limits(context: Context, tasks: TaskServices) -> Sequence[SlotLimit]:
+    """Return the limits of slots on the node that knows them; empty on others."""
+    return tasks.executor.admission.slot_limits() if context.tenures[Duty.KLING].is_held else ()
 
 
 def _console_sources(context: Context, tasks: TaskServices, origins: Mapping[str, str]) -> ConsoleSources:
@@ -90,7 +101,7 @@ def _console_sources(context: Context, tasks: TaskServices, origins: Mapping[str
     return ConsoleSources(
         overview=store.overview,
         totals=store.totals,
-        slot_limits=tasks.executor.admission.slot_limits,
+        slot_limits=partial(_slot_limits, context, tasks),
         slots_in_use=store.tasks.slots_in_use,
         configuration=partial(list_settings, context.settings, origins),
         dialect=context.settings.kling.dialect,

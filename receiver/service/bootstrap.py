@@ -23,6 +23,7 @@ from receiver.archive.s3 import S3Storage, open_s3
 from receiver.delivery.lanes import LaneRegistry
 from receiver.delivery.senders.process import kill_orphans
 from receiver.domain.clock import Ids, SystemClock
+from receiver.domain.duties import ALWAYS_HELD
 from receiver.domain.errors import StoreUnavailable
 from receiver.domain.metrics import Metrics
 from receiver.domain.redaction import Redactor
@@ -35,6 +36,7 @@ from receiver.service.admin_token import TOKEN_FILE, admin_token
 from receiver.service.disk_monitor import DiskMonitor
 from receiver.service.hangup import HangupSignal
 from receiver.service.listeners import Listeners
+from receiver.service.nodes.node import Node
 from receiver.service.open_telemetry import open_tracing
 from receiver.service.reload import Configurable, Reloader
 from receiver.service.retention import Retention
@@ -156,7 +158,7 @@ async def build_service(
     systemd: SystemdNotifier,
 ) -> Supervisor:
     """Open the store, the HTTP clients and the listeners, and build the service. *stack* closes them."""
-    context, kling, operator_client, public_client = await _open_context(settings, stack, systemd)
+    context, node, kling, operator_client, public_client = await _open_context(settings, stack, systemd)
     lanes = _build_lanes(context, operator_client, public_client)
     tasks, deliveries = build_tasks(context), build_deliveries(context, lanes)
     objects = await _open_object_store(settings, stack)
@@ -165,12 +167,22 @@ async def build_service(
     work = {**deliveries.work, **tasks.work, **_maintenance(context, tasks, results)}
     work |= {"retention": retention.run, "reload": reloader.run}
     work |= await _build_archive(context, public_client, objects, results.previews)
-    supervisor = Supervisor(broken=context.store.broken, work=work, notifiers=context.notifiers)
+    supervisor = Supervisor(broken=context.store.broken, work={}, notifiers=context.notifiers)
     readiness = _readiness(context, supervisor)
-    reports = build_reports(context, deliveries, operator_client, readiness=readiness, routes=reloader.routes)
-    supervisor.add_work(reports)
+    if node is not None:
+        readiness = node.with_check(readiness)
+    work |= build_reports(context, operator_client, readiness=readiness, routes=reloader.routes)
+    supervisor.add_work(work if node is None else node.assign(work, context, tasks, deliveries))
     listeners = Listeners(
-        context, tasks, deliveries, lanes, readiness=readiness, results=results, reloader=reloader, sockets=sockets
+        context,
+        tasks,
+        deliveries,
+        lanes,
+        node=node,
+        readiness=readiness,
+        results=results,
+        reloader=reloader,
+        sockets=sockets,
     )
     supervisor.set_listeners(public=listeners.public, admin=listeners.admin)
     parts: list[Configurable] = [context, listeners, lanes, kling, retention, *tasks.configurable, deliveries.replays]
@@ -180,22 +192,32 @@ async def build_service(
 
 async def _open_context(
     settings: Settings, stack: AsyncExitStack, systemd: SystemdNotifier
-) -> tuple[Context, KlingClient, HttpClient, HttpClient]:
-    """Open the store, then the HTTP clients. Return the context, and the clients."""
+) -> tuple[Context, Node | None, KlingClient, HttpClient, HttpClient]:
+    """Open the store, then the HTTP clients. Return the context, the node on PostgreSQL, and the clients."""
     clock, metrics = SystemClock(), Metrics([route.name for route in settings.routes])
     async with report_progress(systemd) as report:
         store = await open_store(settings, metrics=metrics, report=report)
     stack.push_async_callback(store.aclose)
     ids = Ids(clock, after=await store.newest_id())
+    node = None if store.between_nodes is None else await Node.join(store, store.between_nodes, settings, ids=ids)
     operator_client, public_client = _open_http_clients(settings, stack)
     redactor = Redactor([*secrets_in(settings), admin_token(settings)])
     logs.hide_secrets(redactor)
     kling = KlingClient(settings.kling, http_client=operator_client, clock=clock, redactor=redactor)
     tracing = await stack.enter_async_context(open_tracing(store.traces, os.environ))
     context = make_context(
-        settings, store, kling, redactor, tracing, clock=clock, ids=ids, rng=SystemRandom(), metrics=metrics
+        settings,
+        store,
+        kling,
+        redactor,
+        tracing,
+        clock=clock,
+        ids=ids,
+        rng=SystemRandom(),
+        metrics=metrics,
+        tenures=ALWAYS_HELD if node is None else node.tenures,
     )
-    return context, kling, operator_client, public_client
+    return context, node, kling, operator_client, public_client
 
 
 def _maintenance(context: Context, tasks: TaskServices, results: ResultServices) -> Mapping[str, Work]:

@@ -4,7 +4,7 @@ An alert needs a receiver that works. This is the other way round: the monitor r
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import timedelta
 from urllib.parse import urlsplit
 
@@ -40,7 +40,7 @@ class Heartbeat:
         *,
         readiness: ReadinessCheck,
         commit: Callable[[], Awaitable[None]],
-        route_state: Callable[[str], RouteState],
+        route_states: Callable[[], Awaitable[Mapping[str, RouteState]]],
         alert_routes: Callable[[], Collection[str]],
         clock: Clock,
     ) -> None:
@@ -48,7 +48,7 @@ class Heartbeat:
         self._http_client = http_client
         self._readiness = readiness
         self._commit = commit
-        self._route_state = route_state
+        self._route_states = route_states
         self._alert_routes = alert_routes
         self._clock = clock
         self._silent_because = ""
@@ -83,10 +83,11 @@ class Heartbeat:
         for check in await self._readiness():
             if not check.ok:
                 return f"{check.name} is not ready: {check.reason}" if check.reason else f"{check.name} is not ready"
-        for name in self._alert_routes():
-            if self._route_state(name).is_held:
-                return f"route {name} receives alerts and is held"
         try:
+            states = await self._route_states()
+            for name in self._alert_routes():
+                if name in states and states[name].is_held:
+                    return f"route {name} receives alerts and is held"
             await self._commit()
         except ReceiverError as exc:
             return exc.message

@@ -15,6 +15,7 @@ from receiver.delivery.lanes import LaneRegistry
 from receiver.service.admin_token import admin_token
 from receiver.service.admin_wiring import admin_services
 from receiver.service.diagnostics import diagnosis
+from receiver.service.nodes.node import Node
 from receiver.service.reload import Reloader
 from receiver.service.wiring import Context, DeliveryServices, ResultServices, TaskServices
 from receiver.settings import Address, Settings
@@ -46,6 +47,7 @@ class Listeners:
         deliveries: DeliveryServices,
         lanes: LaneRegistry,
         *,
+        node: Node | None = None,
         readiness: ReadinessCheck,
         results: ResultServices,
         reloader: Reloader,
@@ -55,6 +57,7 @@ class Listeners:
         self._tasks = tasks
         self._deliveries = deliveries
         self._lanes = lanes
+        self._node = node
         self._readiness = readiness
         self._results = results
         self._reloader = reloader
@@ -98,6 +101,7 @@ class Listeners:
             reloads=self._reloader,
             origins=self._reloader.origins(),
             results=self._results,
+            node=self._node,
         )
         admin = admin_app(
             services,

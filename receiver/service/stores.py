@@ -25,6 +25,7 @@ from receiver.store.interfaces import (
     Totals,
     TraceStore,
 )
+from receiver.store.interfaces.calls import NodeLinks
 from receiver.store.sqlite.migrate import Report
 from receiver.store.sqlite.store import SqliteStore
 from receiver.tasks.batches import BatchStore
@@ -125,6 +126,11 @@ class Store(Protocol):
     @property
     def disk_space(self) -> DiskSpace | None:
         """The space on the store's own disk; None if a server has it."""
+        ...
+
+    @property
+    def between_nodes(self) -> NodeLinks | None:
+        """Leases, calls and notifications of several processes; None if the store is for one process."""
         ...
 
     @property

@@ -1,8 +1,8 @@
 """Builds the parts of the service from a context. The service and the tests share this wiring."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import time, timedelta
+from dataclasses import dataclass, field
+from datetime import datetime, time, timedelta
 from random import Random
 
 from receiver.archive.archiver import Archiver, CopyTarget, UrlRefresher
@@ -16,6 +16,7 @@ from receiver.delivery.replay import ReplayService
 from receiver.delivery.route_states import RouteStates
 from receiver.delivery.senders.notify import CountPending
 from receiver.domain.clock import Clock, Ids
+from receiver.domain.duties import ALWAYS_HELD, Duty, Tenures
 from receiver.domain.metrics import Metrics
 from receiver.domain.notifier import Notifiers
 from receiver.domain.redaction import Redactor
@@ -70,10 +71,12 @@ class Context:
     redactor: Redactor
     notifiers: Notifiers
     clock: Clock
+    started_at: datetime
     ids: Ids
     rng: Random
     metrics: Metrics
     tracing: Tracing = NO_TRACING
+    tenures: Tenures = field(default_factory=lambda: ALWAYS_HELD)
 
     def apply(self, settings: Settings) -> None:
         """Change what all parts share: the log level, the secrets to hide, and the routes' names and rules."""
@@ -145,6 +148,7 @@ def make_context(
     ids: Ids,
     rng: Random,
     metrics: Metrics | None = None,
+    tenures: Tenures = ALWAYS_HELD,
 ) -> Context:
     """Return a context whose events follow the routes of *settings*. The default *redactor* knows no secrets."""
     metrics = metrics or Metrics()
@@ -158,10 +162,12 @@ def make_context(
         redactor=redactor or Redactor(()),
         notifiers=Notifiers(),
         clock=clock,
+        started_at=clock.now(),
         ids=ids,
         rng=rng,
         metrics=metrics,
         tracing=tracing,
+        tenures=tenures,
     )
 
 
@@ -223,6 +229,7 @@ def _build_executor(
         settings=context.settings,
         clock=context.clock,
         tracer=context.tracing.tracer,
+        tenure=context.tenures[Duty.KLING],
     )
 
 
@@ -246,7 +253,7 @@ def _build_poller(context: Context, inbox: Inbox, alerts: TaskAlerts) -> Poller:
         timeout=context.settings.kling.timeout,
         notifiers=context.notifiers,
         clock=context.clock,
-        latest=context.ids.latest,
+        latest=lambda: context.ids.latest,
     )
 
 
@@ -274,7 +281,6 @@ def build_measurements(context: Context, inbox: Inbox) -> Measurements:
 
 def build_reports(
     context: Context,
-    deliveries: DeliveryServices,
     http_client: HttpClient,
     *,
     readiness: ReadinessCheck,
@@ -297,7 +303,7 @@ def build_reports(
             http_client,
             readiness=readiness,
             commit=store.check_commit,
-            route_state=deliveries.route_states.get,
+            route_states=store.deliveries.route_states,
             alert_routes=lambda: [route.name for route in routes() if route.on & {"alert", "*"}],
             clock=clock,
         ).run
@@ -330,6 +336,7 @@ def build_deliveries(
         rng=context.rng,
         grace=grace,
         metrics=context.metrics,
+        tenure=context.tenures[Duty.DELIVERING],
     )
     replays = ReplayService(
         store.replays, store.catalog, routes=context.settings.routes, notifiers=notifiers, clock=clock, ids=ids

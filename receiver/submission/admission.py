@@ -54,15 +54,21 @@ class AdmissionControl:
         """*slots* are the configured limits, *max_duration* is the longest that one create may take."""
         self.queue_lock = asyncio.Lock()
         self._max_duration = max_duration
-        self._slot_limiter = SlotLimiter(slots)
+        self._slots = slots
+        self._forget()
+
+    def _forget(self) -> None:
+        self._slot_limiter = SlotLimiter(self._slots)
         self._breaker = CircuitBreaker(max_delay=MAX_DELAY)
         self._issue_breakers = IssueBreakers()
 
     def restore(self, in_use: Mapping[str, int], issues: Mapping[AccountIssue, str], now: datetime) -> None:
         """Restore the limits at the start: slots *in_use* by slot key, and the open *issues* with their reasons.
 
+        What was learned before is forgotten: it may be from an earlier tenure of this process.
         An open issue permits one probe, not every waiting task.
         """
+        self._forget()
         self._slot_limiter.restore(in_use, now)
         for issue, reason in issues.items():
             if issue.scope is Scope.ACCOUNT:
@@ -72,6 +78,7 @@ class AdmissionControl:
 
     def apply(self, slots: SlotSettings) -> None:
         """Use these limits. Tasks in flight beyond them finish."""
+        self._slots = slots
         self._slot_limiter.apply(slots)
 
     def slot_limits(self) -> Sequence[SlotLimit]:

@@ -12,6 +12,7 @@ import structlog
 
 from receiver.domain.backoff import backoff
 from receiver.domain.clock import Clock
+from receiver.domain.duties import ALWAYS, Tenure
 from receiver.domain.errors import (
     InvalidParameters,
     KlingError,
@@ -42,6 +43,7 @@ FIRST_LOOKUP_DELAY = timedelta(seconds=1)
 """How long after a create without a clear answer the task is looked up."""
 
 _DUPLICATE = re.compile(r"external_task_id|duplicat|already (?:exist|in use|used)|重复|已存在")
+_DUTY_LOST = "Another node submits tasks now. Nothing was sent."
 _MARGIN = timedelta(seconds=5)
 _BASE_DELAY = timedelta(seconds=1)
 _MAX_LARGE_TASK_DELAY = timedelta(hours=1)
@@ -90,7 +92,9 @@ class CreateExecutor:
         settings: Settings,
         clock: Clock,
         tracer: Tracer = NO_TRACER,
+        tenure: Tenure = ALWAYS,
     ) -> None:
+        """*tenure* says whether this process may call Kling."""
         self._task_store = task_store
         self._kling = kling
         self._recorder = recorder
@@ -100,6 +104,7 @@ class CreateExecutor:
         self._public_url = settings.public.url.rstrip("/")
         self._clock = clock
         self._tracer = tracer
+        self.tenure = tenure
         self.max_duration = 2 * settings.kling.timeout + _MARGIN  # a call may be signed again and repeated once
         self.admission = AdmissionControl(settings.kling.slots, max_duration=self.max_duration)
 
@@ -155,6 +160,8 @@ class CreateExecutor:
         self._recorder.begun_at[task.id] = self._clock.monotonic()
         try:
             async with self._tracer.span("kling.create", task.id):
+                if not self.tenure.is_held:
+                    raise KlingUnreachable(_DUTY_LOST)  # noqa: TRY301 -- as if Kling could not be reached
                 answer = await self._kling.create(endpoint.path, body.content, pass_through=pass_through)
         except (KlingUnreachable, KlingUncertain) as exc:
             answer = exc

@@ -18,6 +18,7 @@ from receiver.events.factory import EventFactory
 from receiver.kling import protocol
 from receiver.kling.raw_json import truncate_strings
 from receiver.store.interfaces import ById, Change, TaskStore
+from receiver.submission.outcome import wait_for_outcome
 from receiver.tasks import lifecycle, submit_lifecycle
 from receiver.tasks.expected_ends import ExpectedEnds
 
@@ -58,6 +59,19 @@ class CreateRecorder:
         self.begun_at: BoundedDict[str, float] = BoundedDict(_MAX_REMEMBERED)
         self.absent: BoundedDict[str, None] = BoundedDict(_MAX_ABSENT)
         self.found: BoundedDict[str, Task] = BoundedDict(_MAX_FOUND)
+
+    def forget_creates(self) -> None:
+        """Forget when creates began, except those in flight: another process may have begun newer ones."""
+        kept = {task_id: begun_at for task_id, begun_at in self.begun_at.items() if task_id in self.in_flight}
+        self.absent.clear()
+        self.begun_at.clear()
+        self.begun_at.update(kept)
+
+    async def outcome(self, task: Task, *, limit: timedelta) -> Task:
+        """Return a task that another process submits when Kling has answered, when it has to wait, or after *limit*."""
+        self._notifiers.tasks.notify()
+        notifier, clock = self._notifiers.tasks, self._clock
+        return await wait_for_outcome(self._task_store, task, notifier=notifier, clock=clock, limit=limit)
 
     async def bind(self, task: Task, report: StatusReport, *, intent: bytes, poll_now: bool = False) -> Task:
         """Bind Kling's id. With *poll_now* the task is polled at once, because its state may have changed.
@@ -220,7 +234,9 @@ class CreateRecorder:
 
     async def _apply_if_create_pending(self, task: Task, change: Callable[[Task], Change]) -> Task:
         def decide(held: Task, _: Sequence[Push]) -> Change:
-            return change(held) if held.state in _CREATE_PENDING else Change(task=held)
+            # A process that lost its duty may record late, when another one makes the next attempt at the create.
+            is_same = held.queueing.attempts == task.queueing.attempts
+            return change(held) if held.state in _CREATE_PENDING and is_same else Change(task=held)
 
         return await self._apply(task, decide)
 

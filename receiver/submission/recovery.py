@@ -133,13 +133,16 @@ class CreateRecovery:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look up due tasks until *stop*, first those that an earlier process was sending."""
+        self._clock_watch, self._breaker = ClockWatch(), CircuitBreaker(max_delay=_MAX_DELAY)
+        self._seen_at.clear()  # another process may have begun a create of the same task since
+        self._recorder.forget_creates()
         wake = self._notifiers.tasks.subscribe()
         look_up_due = partial(self._look_up_due, wake)
         try:
             await run_worker(look_up_due, wake=wake, stop=stop, clock=self._clock, name="lookups")
         finally:
             self._notifiers.tasks.unsubscribe(wake)
-        await self._lookups.drain()
+            await self._lookups.drain()
 
     async def adopt(self, task: Task) -> bool:
         """Bind a task that exists at Kling according to its answer. Return False if it does not exist.

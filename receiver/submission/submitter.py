@@ -127,6 +127,8 @@ class Submitter:
         if stored.message or not wait:  # the worker sends it; most of many tasks have to wait
             self._notifiers.tasks.notify()
             return SubmitResult(task=stored)
+        if not self._executor.tenure.is_held:  # another node sends it
+            return SubmitResult(task=await self._recorder.outcome(stored, limit=self._executor.max_duration))
         return SubmitResult(task=await asyncio.shield(self._spawn(self._submit_and_wait(stored))))
 
     async def begin_create(self, create: CreateRequest) -> StartedCreate | Task:
@@ -243,7 +245,7 @@ class Submitter:
     async def run(self, stop: asyncio.Event) -> None:
         """Send queued tasks as slots become free, until *stop*. Then wait for calls in flight, at most 20 s."""
         wake = self._notifiers.tasks.subscribe()
-        self._is_restored = False
+        self._is_restored, self._clock_watch = False, ClockWatch()
         try:
             await run_worker(self._submit_due, wake=wake, stop=stop, clock=self._clock, name="submits")
         finally:
@@ -318,8 +320,7 @@ class Submitter:
         """Start the create of an admitted task, unless it is no longer queued."""
         confirmed_in_use = await self._task_store.slots_in_use(confirmed_only=True)
         token = self._ids.token()
-        started = await self._start(task, token, now)
-        if started is None:
+        if (started := await self._start(task, token, now)) is None:
             return
         self._admission.started(task, call, in_use, now)
         loaded = asyncio.Event()

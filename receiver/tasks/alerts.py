@@ -55,6 +55,7 @@ class TaskAlerts:
 
         Return the issues that stop creates, with their messages.
         """
+        self._account = AccountMonitor()
         page = await self._history.events(types=_ACCOUNT_ALERTS, limit=_MAX_RESTORED)
         open_: dict[AccountIssue, Json] = {}
         for event in reversed(page.items):

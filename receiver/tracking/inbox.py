@@ -191,6 +191,8 @@ class Inbox:
                 before[0], ended_at=report.updated_at, seen_at=incoming.at
             ):
                 await self._health.poll_running("The first task of its kind has ended.")
+            if _confirms_callback(change):
+                self._health.record_callback(task_id)  # which another node may have received
             await self._health.record_end(before[0])
 
     async def record_no_answer(self, task_id: str, *, denied: str | None = None) -> None:
@@ -358,6 +360,11 @@ class _BoundOtherwiseError(Exception):
         super().__init__(task_id)
         self.task_id = task_id
         self.kling_id = kling_id
+
+
+def _confirms_callback(change: Change) -> bool:
+    """Return whether an answer confirmed a callback, whose event it then caused."""
+    return bool(change.events) and change.push is not None and change.events[0].push_id != change.push.id
 
 
 def _add_event(change: Change, routed: RoutedEvent) -> Change:

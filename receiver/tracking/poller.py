@@ -13,7 +13,7 @@ tasks shift the pages, so a task missing from a page proves nothing, and each of
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Protocol
@@ -115,10 +115,11 @@ class Poller:
         timeout: timedelta,
         notifiers: Notifiers,
         clock: Clock,
-        latest: datetime,
+        latest: Callable[[], datetime],
     ) -> None:
-        """*latest* is the latest time that earlier processes recorded."""
-        self._clock_watch = ClockWatch(latest=latest)
+        """*latest* returns the latest time that other processes recorded."""
+        self._latest = latest
+        self._clock_watch = ClockWatch(latest=latest())
         self._task_store = task_store
         self._kling = kling
         self._answers = answers
@@ -137,13 +138,16 @@ class Poller:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Poll due tasks until *stop*, then wait for the polls in flight."""
+        self._clock_watch = ClockWatch(latest=self._latest())
+        self._breaker = CircuitBreaker(max_delay=MAX_BACKOFF, failure_threshold=1)
+        self._failures.clear()
         wake = self._notifiers.tasks.subscribe(self._notifiers.polls.subscribe())
         try:
             await run_worker(partial(self._poll_due, wake), wake=wake, stop=stop, clock=self._clock, name="polls")
         finally:
             self._notifiers.tasks.unsubscribe(wake)
             self._notifiers.polls.unsubscribe(wake)
-        await self._polls.drain()
+            await self._polls.drain()
 
     async def _catch_up(self) -> None:
         """Make tasks due at the start and after the clock was set back.

@@ -46,6 +46,7 @@ from receiver.web.resources.events import EventApi
 from receiver.web.resources.explain import ExplainApi
 from receiver.web.resources.health import HealthApi, ReadinessCheck
 from receiver.web.resources.metrics import MetricsApi
+from receiver.web.resources.nodes import ListNodes, NodeApi
 from receiver.web.resources.replays import ReplayApi, ReplayService
 from receiver.web.resources.results import ResultApi
 from receiver.web.resources.route_tests import RouteTestApi
@@ -87,6 +88,7 @@ class AdminServices:
     diagnose: Diagnose
     probes: ProbeRegistry
     reloads: Reloads
+    nodes: ListNodes
     metrics: MetricsApi
     results: ResultApi
     clock: Clock
@@ -136,6 +138,7 @@ def _routes(services: AdminServices, console: Console) -> Sequence[Route]:
         *_history_routes(services),
         *_route_routes(services),
         _route("/api/diagnostics", GET=diagnostics.show),
+        _route("/api/nodes", GET=NodeApi(services.nodes).list),
         _route("/api/probes", POST=diagnostics.register_probe),
         _route("/api/console/links", POST=ConsoleApi(console.links).create_link),
         _route("/results/{task}/{file}", GET=services.results.show),

@@ -58,6 +58,11 @@ class PostgresServer:
         """Drop a database, with the connections to it."""
         await self.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
+    async def end_sessions(self, database: str) -> None:
+        """End every connection to a database, as an administrator or a failover does."""
+        others = f"datname = '{database}' AND pid <> pg_backend_pid()"
+        await self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")  # noqa: S608 -- a test's name
+
     async def execute(self, statement: str, *, database: str = "postgres") -> str:
         """Run a statement on its own connection."""
         connection = await asyncpg.connect(self.url(database))

@@ -40,10 +40,8 @@ class Monitor:
     async def readiness(self) -> list[Check]:
         return self.checks
 
-    def route_state(self, name: str) -> RouteState:
-        if name not in self.held:
-            return RouteState(name=name)
-        return RouteState(name=name, held_at=START, held_by=HeldBy.FAILURES)
+    async def route_states(self) -> dict[str, RouteState]:
+        return {name: RouteState(name=name, held_at=START, held_by=HeldBy.FAILURES) for name in self.held}
 
     async def commit(self) -> None:
         if self.store_error:
@@ -63,7 +61,7 @@ async def heartbeat(serve: Callable[..., Awaitable[Address]], monitor: Monitor) 
         client,
         readiness=monitor.readiness,
         commit=monitor.commit,
-        route_state=monitor.route_state,
+        route_states=monitor.route_states,
         alert_routes=lambda: ["on-call"],
         clock=FakeClock(),
     )
@@ -114,7 +112,7 @@ async def test_a_monitor_that_is_down_is_reported_without_the_url() -> None:
         client,
         readiness=monitor.readiness,
         commit=monitor.commit,
-        route_state=monitor.route_state,
+        route_states=monitor.route_states,
         alert_routes=list,
         clock=FakeClock(),
     )

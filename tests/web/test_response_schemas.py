@@ -95,6 +95,7 @@ CALLS = [
     Call("POST", "/api/replays/{id}/cancel", "/api/replays/REPLAY/cancel"),
     Call("POST", "/api/tasks/{ref}/retry", "/api/tasks/tsk_3/retry", 202),
     Call("GET", "/api/diagnostics", "/api/diagnostics"),
+    Call("GET", "/api/nodes", "/api/nodes"),
     Call("POST", "/api/probes", "/api/probes", 201),
     Call("POST", "/api/console/links", "/api/console/links", 201),
     Call("GET", "/api/config/diff", "/api/config/diff"),

@@ -313,6 +313,21 @@ class Readiness(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Node(JsonObject):
+    """A process that uses the database."""
+
+    name: str
+    version: str
+    started_at: Timestamp
+    seen_at: Timestamp
+    """When it last reported to the database, by the database's clock."""
+    state: Literal["live", "silent"]
+    """`silent`: it does not report, so other nodes do its duties."""
+    duties: Sequence[str]
+    """The background work that it does for all nodes: `kling`, `delivering`, `archiving`, `housekeeping`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Diagnostics(JsonObject):
     """The running process."""
 

@@ -14,6 +14,7 @@ from receiver.store.postgres import maintenance
 from receiver.store.postgres.alerts import PostgresAlertStore
 from receiver.store.postgres.archive import PostgresArchiveStore
 from receiver.store.postgres.batches import PostgresBatchStore
+from receiver.store.postgres.calls import NodeParts, open_node_parts
 from receiver.store.postgres.catalog import PostgresCatalog
 from receiver.store.postgres.costs import PostgresCostStore
 from receiver.store.postgres.database import Address, Connection, Connections, Health, Reader
@@ -55,7 +56,7 @@ class PostgresStore:
     ``broken`` is set when the database can no longer be trusted. The supervisor then stops the service.
     """
 
-    def __init__(self, *, health: Health, writer: Writer, hot: Reader, lists: Reader) -> None:
+    def __init__(self, *, health: Health, writer: Writer, hot: Reader, lists: Reader, between: NodeParts) -> None:
         """*hot* reads on the path of callbacks and deliveries, *lists* reads lists, which may be slow."""
         self._health = health
         self._writer = writer
@@ -63,6 +64,7 @@ class PostgresStore:
         self._lists = lists
         self._resources = AsyncExitStack()
         self.tasks = PostgresTaskStore(writer, hot)
+        self.between_nodes = between
         self.deliveries = PostgresDeliveryQueue(writer, hot)
         self.catalog = PostgresCatalog(lists)
         self.archive = PostgresArchiveStore(writer, hot)
@@ -102,9 +104,10 @@ class PostgresStore:
             stack.push_async_callback(hot.aclose)
             lists = await Connections.open(address, health, size=_MAX_LISTS, timeout=timeouts.list)
             stack.push_async_callback(lists.aclose)
+            between = await open_node_parts(address, health, stack)
             writer = Writer(writing, health, metrics=metrics)
             stack.push_async_callback(writer.aclose)
-            store = cls(health=health, writer=writer, hot=hot, lists=lists)
+            store = cls(health=health, writer=writer, hot=hot, lists=lists, between=between)
             store._resources = stack.pop_all()
             return store
 

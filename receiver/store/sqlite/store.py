@@ -54,6 +54,7 @@ class SqliteStore:
     ) -> None:
         """*hot* reads on the path of callbacks and deliveries, *lists* reads lists, which may be slow."""
         self.disk_space = disk_space
+        self.between_nodes = None  # the lock of the file keeps other processes out
         self._path = path
         self._health = health
         self._hot = hot

@@ -270,6 +270,9 @@ OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
             "getDiagnostics", "Show the running process: versions, limits and readiness", resources.Diagnostics
         ),
     },
+    "/api/nodes": {
+        "get": _get("listNodes", "List the processes that use the database, with their duties", Page[resources.Node]),
+    },
     "/api/probes": {
         "post": _post(
             "createProbe",

@@ -23,6 +23,7 @@ _STATUS_OF: Mapping[type[errors.ReceiverError], HTTPStatus] = {
     errors.Conflict: HTTPStatus.CONFLICT,
     errors.StoreError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.ServiceStopping: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.CallLost: HTTPStatus.GATEWAY_TIMEOUT,
     errors.KlingUncertain: HTTPStatus.GATEWAY_TIMEOUT,
     errors.KlingError: HTTPStatus.BAD_GATEWAY,
 }

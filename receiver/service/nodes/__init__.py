@@ -1,0 +1,1 @@
+"""Several processes on one database: who does which duty, and how they wake and call each other."""

@@ -1,0 +1,80 @@
+"""Several nodes on one PostgreSQL database, as real processes."""
+
+import json
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness.cluster import Cluster, a_cluster
+from harness.running_service import ENDPOINT, JOB, Sink, a_config, a_kling, a_sink, a_webhook_route
+from harness.waiting import wait_until
+
+from receiver.kling.simulator import Simulator
+
+JOB_BODY = json.dumps({"endpoint": ENDPOINT, "body": JOB}).encode()
+
+
+class System:
+    """Two nodes, a simulated Kling and a webhook."""
+
+    def __init__(self, cluster: Cluster, kling: Simulator, sink: Sink) -> None:
+        self.cluster = cluster
+        self.kling = kling
+        self.sink = sink
+
+    async def others(self, duty: str) -> Any:
+        """Return the node that does not do a duty."""
+        holder = await self.cluster.holder(duty)
+        return next(node for node in self.cluster.nodes if node is not holder)
+
+
+@pytest.fixture
+async def system(tmp_path: Path, postgres_url: str) -> AsyncIterator[System]:
+    async with a_kling() as kling, a_sink() as sink:
+        config = a_config(kling.url, more=a_webhook_route(sink, extra='on = ["succeed"]'))
+        async with a_cluster(tmp_path, postgres_url, config, size=2) as cluster:
+            yield System(cluster, kling, sink)
+
+
+async def test_two_nodes_work_as_one_service(system: System) -> None:
+    cluster = system.cluster
+    for node in cluster.nodes:
+        answer = await cluster.post("/api/tasks", JOB_BODY, node=node)
+        assert answer.status == 202, answer.body
+        assert answer.json()["kling_id"] is not None
+
+    node = await system.others("kling")
+    answer = await cluster.post(f"/kling/v1/{ENDPOINT}", json.dumps(JOB).encode(), node=node)
+    assert (answer.status, answer.json()["code"]) == (200, 0), answer.body
+    await wait_until(lambda: len(system.sink.bodies) == 3, seconds=15)
+    assert len({headers["webhook-id"] for headers in system.sink.headers}) == 3
+
+    node = await system.others("delivering")
+    answer = await cluster.post("/api/routes/hook/hold", b"{}", node=node)
+    assert (answer.status, answer.json()["held_by"]) == (200, "operator"), answer.body
+
+
+async def test_a_stopped_node_is_replaced_and_records_nothing_late(system: System) -> None:
+    cluster, holder = system.cluster, await system.cluster.holder("delivering")
+    assert holder is not None
+    assert holder.process is not None
+
+    holder.process.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    await wait_until(lambda: _is_elsewhere(cluster, holder), seconds=15, interval=0.1)
+    took = time.monotonic() - began
+    holder.process.send_signal(signal.SIGCONT)
+    for node in cluster.nodes:
+        await cluster.post("/api/tasks", JOB_BODY, node=node)
+    await wait_until(lambda: len(system.sink.bodies) == 2, seconds=15)
+
+    assert took < 10
+    assert Counter(headers["webhook-id"] for headers in system.sink.headers).most_common(1)[0][1] == 1
+
+
+async def _is_elsewhere(cluster: Cluster, node: Any) -> bool:
+    return await cluster.holder("delivering") not in (None, node)
