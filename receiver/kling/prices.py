@@ -4,7 +4,7 @@ Kling publishes its prices as tables that change, so the receiver learns them fr
 """
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final, TypeAlias
@@ -62,6 +62,29 @@ def learn_price(kind: PriceKind, past: Iterable[tuple[PriceKind, Mapping[str, De
         return None
     medians = {unit: _median([charges[unit] for charges in alike]) for unit in alike[0]}
     return Price(charges=medians, tasks=len(alike))
+
+
+def learn_prices(
+    past: Iterable[tuple[PriceKind, Mapping[str, Decimal]]], *, limit: int
+) -> Sequence[tuple[PriceKind, Price]]:
+    """Return the prices of the first *limit* kinds in the *past* charges, newest first."""
+    by_kind: dict[PriceKind, list[tuple[PriceKind, Mapping[str, Decimal]]]] = {}
+    for kind, charges in past:
+        by_kind.setdefault(kind, []).append((kind, charges))
+    prices = ((kind, learn_price(kind, charges)) for kind, charges in by_kind.items())
+    return [(kind, price) for kind, price in prices if price is not None][:limit]
+
+
+def kind_model(kind: PriceKind) -> str:
+    """Return the model of a kind."""
+    return kind[1]
+
+
+def kind_options(kind: PriceKind) -> Sequence[str]:
+    """Return the options of a kind as people read them, such as ``duration 5``."""
+    _, _, *values = kind
+    named = [f"{name} {value}" for name, value in zip(_MEMBERS, values, strict=False) if value]
+    return [*named, *values[len(_MEMBERS) :]]
 
 
 def _without_zeros(charges: Mapping[str, Decimal]) -> Mapping[str, Decimal]:

@@ -19,8 +19,8 @@ CHARGES_PER_QUERY = 500
 MAX_RUNTIME = timedelta(days=7)
 """How long before its end a task may have been made."""
 
-NEWEST_CHARGES = {"searched": 2000, "limit": 200}
-"""How many of the newest costs are searched for an endpoint's, and how many of these are read."""
+NEWEST_CHARGES = {"searched": 2000, "limit": 200, "max_bytes": 8 * 1024 * 1024}
+"""How many of the newest costs are searched for an endpoint's, how many of these are read, and bytes of bodies."""
 
 CostCounts = Counter[tuple[str | None, str]]
 """How many tasks of a group, which has a name or none, have the same charges, which are JSON."""

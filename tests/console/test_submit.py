@@ -6,14 +6,18 @@ import json
 import re
 import struct
 import zlib
+from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
 import httpx2 as httpx
 import pytest
+from harness.factories import a_task
 from harness.http_client import plain_http
 from harness.web_app import READ_TOKEN, TOKEN, WebApp
 
+from receiver.domain.costs import Cost
+from receiver.store.interfaces import ById, Change
 from receiver.web.console.job_form import form_endpoints
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -214,3 +218,17 @@ async def test_a_malformed_form_is_refused(web: WebApp, type_: str, body: bytes)
 async def test_an_unknown_endpoint_has_no_form(web: WebApp) -> None:
     for path in ("audio/tts", "x", "images/multi-image2image/../x"):
         assert (await web.client.get(address(path))).status_code == 400
+
+
+async def test_the_form_shows_what_jobs_like_it_cost(web: WebApp) -> None:
+    assert "No job of this endpoint has been charged yet." in await open_form(web)
+    for number, amount in enumerate(("0.2", "0.4")):
+        task = a_task(id=f"tsk_{number}", kling_id=f"{number}", external_task_id=None, endpoint=MULTI)
+        await web.store.tasks.add(task, b'{"model_name": "kling-v2", "aspect_ratio": "<b>"}')
+        change = Change(cost=Cost(charges={"units": Decimal(amount)}, raw="{}"))
+        await web.store.tasks.apply(ById(id=task.id), lambda _task, _pending, change=change: change)  # type: ignore[misc]  # bound at definition
+
+    page = await open_form(web)
+
+    row = "<td>kling-v2</td><td>aspect_ratio &lt;b&gt;</td><td>about 0.3 units (median of 2 like it)</td>"
+    assert row in page, page[page.index('id="prices"') :]

@@ -6,7 +6,15 @@ import pytest
 
 from receiver.domain.model import Json
 from receiver.kling import endpoints
-from receiver.kling.prices import MAX_SAMPLES, PriceKind, learn_price, price_kind
+from receiver.kling.prices import (
+    MAX_SAMPLES,
+    PriceKind,
+    kind_model,
+    kind_options,
+    learn_price,
+    learn_prices,
+    price_kind,
+)
 
 
 def kind(path: str = "videos/text2video", **body: object) -> PriceKind:
@@ -60,3 +68,17 @@ def test_a_price_is_exact() -> None:
 def test_without_a_charge_there_is_no_price() -> None:
     assert learn_price(kind(), []) is None
     assert learn_price(kind(), [(kind(mode="pro"), {"units": Decimal(1)}), (kind(), {})]) is None
+
+
+def test_each_kind_has_its_price_the_newest_first() -> None:
+    pro, plain = kind(model_name="kling-v2-6", mode="pro", duration="10", sound="on"), kind()
+    past = [(pro, {"units": Decimal(2)}), (plain, {"units": Decimal(1)}), (pro, {"units": Decimal(4)}), (plain, {})]
+
+    prices = learn_prices(past, limit=2)
+
+    assert [(each, price.charges, price.tasks) for each, price in prices] == [
+        (pro, {"units": Decimal(3)}, 2),
+        (plain, {"units": Decimal(1)}, 1),
+    ]
+    assert learn_prices(past, limit=1) == prices[:1]
+    assert (kind_model(pro), kind_options(pro)) == ("kling-v2-6", ["mode pro", "duration 10", "sound"])

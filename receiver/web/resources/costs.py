@@ -1,5 +1,6 @@
 """Task costs over HTTP, summed by a grouping. Amounts are text: a float would round them."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -14,8 +15,9 @@ from receiver.domain.costs import Cost, CostGrouping, CostTotal, add_charges
 from receiver.domain.errors import InvalidRequest
 from receiver.domain.model import Json
 from receiver.kling import endpoints
+from receiver.kling.endpoints import Endpoint
 from receiver.kling.models import requested_model
-from receiver.kling.prices import UNKNOWN_PRICE, learn_price, price_kind
+from receiver.kling.prices import UNKNOWN_PRICE, PriceKind, learn_price, price_kind
 from receiver.kling.protocol import parse_object
 from receiver.web import serializers
 from receiver.web.api_requests import CostQuery, EstimateRequest, NoQuery
@@ -42,6 +44,16 @@ class CostStore(Protocol):
         ...
 
 
+async def past_charges(costs: CostStore, endpoint: Endpoint) -> Sequence[tuple[PriceKind, Mapping[str, Decimal]]]:
+    """Return the kinds of an endpoint's newest charged tasks with their charges, newest first."""
+    newest = await costs.newest_charges(endpoint.path)
+
+    def read() -> Sequence[tuple[PriceKind, Mapping[str, Decimal]]]:
+        return [(price_kind(endpoint, parse_object(sent)), charges) for sent, charges in newest]
+
+    return await asyncio.to_thread(read)  # bodies may contain pictures
+
+
 async def estimate(costs: CostStore, path: str, body: Json) -> CostEstimate:
     """Estimate the cost of a task. Raises InvalidRequest if the endpoint is unknown."""
     endpoint = endpoints.resolve(path)
@@ -50,9 +62,7 @@ async def estimate(costs: CostStore, path: str, body: Json) -> CostEstimate:
             f"Kling has no asynchronous endpoint {path!r}.",
             remedy='Write it without "/v1/", such as "images/multi-image2image".',
         )
-    newest = await costs.newest_charges(endpoint.path)
-    past = ((price_kind(endpoint, parse_object(sent)), charges) for sent, charges in newest)
-    price = learn_price(price_kind(endpoint, body), past)
+    price = learn_price(price_kind(endpoint, body), await past_charges(costs, endpoint))
     return CostEstimate(
         endpoint=endpoint.path,
         model=requested_model(endpoint, body),

@@ -38,18 +38,26 @@ FROM (
 GROUP BY priced.name, priced.charges;
 
 -- name: newest_charges
--- Reads the charges and the bodies of an endpoint's tasks among the newest ones with a cost, newest first.
-SELECT newest.charges, intents.body
-FROM (
+-- Reads the charges and the bodies of an endpoint's tasks among the newest ones with a cost, newest first. Bodies with
+-- pictures are large, so their sum is limited.
+WITH newest (task_id, charges) AS (
     SELECT task_id, charges
     FROM costs
     ORDER BY task_id DESC
     LIMIT :searched
-) AS newest
-JOIN tasks ON tasks.id = newest.task_id
-JOIN intents ON intents.task_id = newest.task_id
-WHERE tasks.endpoint = :endpoint
-ORDER BY newest.task_id DESC
+),
+sized (task_id, charges, total) AS (
+    SELECT newest.task_id, newest.charges, SUM(LENGTH(intents.body)) OVER (ORDER BY newest.task_id DESC)
+    FROM newest
+    JOIN tasks ON tasks.id = newest.task_id
+    JOIN intents ON intents.task_id = newest.task_id
+    WHERE tasks.endpoint = :endpoint
+)
+SELECT sized.charges, intents.body
+FROM sized
+JOIN intents ON intents.task_id = sized.task_id
+WHERE sized.total <= :max_bytes
+ORDER BY sized.task_id DESC
 LIMIT :limit;
 
 -- name: own_charges

@@ -12,6 +12,7 @@ from starlette.routing import Route
 from receiver.domain.errors import ReceiverError
 from receiver.domain.model import Json
 from receiver.kling.endpoints import CATALOGUE
+from receiver.kling.prices import kind_model, kind_options, learn_prices
 from receiver.submission.request import SubmitRequest
 from receiver.web import api_requests as requests
 from receiver.web.console.gate import Gate, Visit
@@ -28,6 +29,7 @@ from receiver.web.console.job_form import (
 from receiver.web.console.multipart import Form, parse_form
 from receiver.web.console.services import ConsoleServices
 from receiver.web.params import validate
+from receiver.web.resources.costs import past_charges
 from receiver.web.server import problems
 from receiver.web.server.body import MAX_JOB_BODY, BodyMemoryBudget, read_body
 from receiver.web.server.problems import Problem, bad_request
@@ -37,6 +39,7 @@ MAX_FORM = MAX_JOB_BODY * 3 // 4
 
 _PATH = "/console/submit"
 _MAX_KEY = 64
+_MAX_PRICES = 8
 _OWN = ("label", "batch", "tags")
 
 
@@ -53,7 +56,7 @@ class SubmitPage:
 
     async def show(self, visit: Visit) -> Response:
         """Show an empty form."""
-        return self._page(visit, _chosen_endpoint(visit), values={}, faults={})
+        return await self._page(visit, _chosen_endpoint(visit), values={}, faults={})
 
     async def submit(self, visit: Visit) -> Response:
         """Submit the job and show its task. A form that is sent twice makes one task."""
@@ -72,17 +75,21 @@ class SubmitPage:
                 wanted = _request(endpoint, job, form.fields, key)
                 result = await self._services.submitter.submit(wanted, wait=False)
             except FormFaults as exc:
-                return self._again(visit, path, form, exc.by_field, HTTPStatus.BAD_REQUEST)
+                return await self._again(visit, path, form, exc.by_field, HTTPStatus.BAD_REQUEST)
             except (Problem, ReceiverError) as exc:
                 problem = problems.from_error(exc)
-                return self._again(visit, path, form, {"": problem.detail}, problem.status)
+                return await self._again(visit, path, form, {"": problem.detail}, problem.status)
         return visit.redirect(f"/console/tasks/{quote(result.task.id)}", notice="Submitted.")
 
-    def _again(self, visit: Visit, path: str, form: Form, faults: Mapping[str, str], status: HTTPStatus) -> Response:
+    async def _again(
+        self, visit: Visit, path: str, form: Form, faults: Mapping[str, str], status: HTTPStatus
+    ) -> Response:
         """Show the form again with what is wrong. Its key is a new one: what is sent next is another job."""
-        return self._page(visit, path, values=form.fields, faults=faults, status=status, lost_files=bool(form.files))
+        return await self._page(
+            visit, path, values=form.fields, faults=faults, status=status, lost_files=bool(form.files)
+        )
 
-    def _page(
+    async def _page(
         self,
         visit: Visit,
         path: str,
@@ -93,6 +100,7 @@ class SubmitPage:
         lost_files: bool = False,
     ) -> Response:
         endpoint = CATALOGUE[path]
+        prices = learn_prices(await past_charges(self._services.costs, endpoint), limit=_MAX_PRICES)
         return visit.page(
             "submit.html",
             title="Submit a job",
@@ -109,6 +117,7 @@ class SubmitPage:
             faults=faults,
             lost_files=lost_files,
             key=secrets.token_urlsafe(16),
+            prices=[(kind_model(kind), ", ".join(kind_options(kind)), price) for kind, price in prices],
         )
 
 
