@@ -1,7 +1,8 @@
 """Runs a PostgreSQL server while any process holds the other end of the pipe; then stops it and removes its files.
 
 Arguments: the folder of the pipe, the folder of the server's programs, and the password of the role postgres.
-The server's data is in memory if there is room, so that its fsync stays on and costs nothing.
+The server's data is in memory if there is room, so that its fsync stays on and costs nothing, or in the folder
+``POSTGRES_TESTS_FOLDER`` for measurements.
 """
 
 import asyncio
@@ -71,6 +72,7 @@ def make_data_folder() -> Path:
     """Make the server's folder, which belongs to its account."""
     memory = Path("/dev/shm")  # noqa: S108 -- in memory, and private
     parent = memory if memory.is_dir() and shutil.disk_usage(memory).free > ROOM else None
+    parent = Path(os.environ["POSTGRES_TESTS_FOLDER"]) if "POSTGRES_TESTS_FOLDER" in os.environ else parent
     data = Path(tempfile.mkdtemp(prefix="kling-postgres-", dir=parent))
     if os.geteuid() == 0:
         account = pwd.getpwnam(ACCOUNT)

@@ -18,6 +18,7 @@ class TcpProxy:
         """Cuts a connection after these bytes of a client were forwarded, before the answer to them."""
         self.cut_before: Callable[[bytes], bool] = lambda _sent: False
         """Cuts a connection before these bytes of a client are forwarded."""
+        self.change_answer: Callable[[bytes], bytes] = lambda block: block
         self.cuts = 0
         self._server_port = port
         self._writers: set[asyncio.StreamWriter] = set()
@@ -80,7 +81,7 @@ class TcpProxy:
             if swallow_answer.is_set():
                 self.cuts += 1
                 break
-            target.write(block)
+            target.write(self.change_answer(block))
             await target.drain()
         raise EOFError
 

@@ -209,13 +209,23 @@ async def test_a_node_that_stops_inside_a_transaction_loses_its_locks(postgres_u
     assert limit == "4s"
 
 
-async def test_no_statement_is_prepared_for_longer_than_its_call(postgres_url: str) -> None:
-    async with a_postgres_store(postgres_url) as store:
-        await store.tasks.add(a_task(), b"")
-        await store.tasks.intent("tsk_1")
+async def test_behind_a_pooler_no_statement_stays_prepared(postgres: PostgresServer, postgres_database: str) -> None:
+    def like_a_pooler(block: bytes) -> bytes:
+        """Change the process in the handshake, as PgBouncer does."""
+        at = block.find(b"K\x00\x00\x00\x0c")
+        return block if at < 0 else block[: at + 5] + b"\x00\x00\x00\x01" + block[at + 9 :]
 
-        assert await store._writer.execute(WriteOp(write=count_prepared), None) == 0
-        assert await store._hot.read(lambda connection: connection.fetchval(PREPARED)) == 0
+    async with a_tcp_proxy(postgres.port) as proxy:
+        prepared = []
+        for change in (proxy.change_answer, like_a_pooler):
+            proxy.change_answer = change
+            address = Address(url=postgres.tcp_url(postgres_database, port=proxy.port), password=PASSWORD)
+            store = await PostgresStore.open(address)
+            await store.tasks.intent("tsk_1")
+            prepared.append(await store._writer.execute(WriteOp(write=count_prepared), None))
+            await store.aclose()
+
+    assert (prepared[0] > 0, prepared[1]) == (True, 0)
 
 
 async def test_a_wrong_password_is_refused_and_not_shown(postgres: PostgresServer, postgres_database: str) -> None:

@@ -57,10 +57,13 @@ class Address:
         return f"Address({self.url!r})"
 
 
-async def connect(address: Address, *, timeout: float) -> DriverConnection:  # noqa: ASYNC109 -- of each later statement
-    """Open one connection whose statements end after *timeout* seconds. Raises StoreError."""
+async def connect(address: Address, *, timeout: float, cached: int = 0) -> DriverConnection:  # noqa: ASYNC109 -- of each later statement
+    """Open one connection whose statements end after *timeout* seconds. It keeps *cached* of them prepared.
+
+    Raises StoreError.
+    """
     try:
-        connection = await _connect(address, timeout)
+        connection = await _connect(address, timeout, cached)
         try:
             await _require_safe_settings(connection)
         except BaseException:
@@ -71,7 +74,7 @@ async def connect(address: Address, *, timeout: float) -> DriverConnection:  # n
     return connection
 
 
-async def _connect(address: Address, timeout: float) -> DriverConnection:  # noqa: ASYNC109 -- of each later statement
+async def _connect(address: Address, timeout: float, cached: int) -> DriverConnection:  # noqa: ASYNC109 -- of each later statement
     # The driver's own time limit covers the connect, but not the address look-up before it.
     async with asyncio.timeout(CONNECT_TIMEOUT):
         return await asyncpg.connect(
@@ -79,8 +82,22 @@ async def _connect(address: Address, timeout: float) -> DriverConnection:  # noq
             password=address.password,
             timeout=CONNECT_TIMEOUT,
             command_timeout=timeout,
-            statement_cache_size=0,  # a pooler may give each statement another session
+            statement_cache_size=cached,
         )
+
+
+async def is_pooled(address: Address) -> bool:
+    """Return whether a pooler is in between: the process that answers is not the one of the handshake.
+
+    A pooler may give each statement another session, so none may stay prepared. Raises StoreError.
+    """
+    connection = await connect(address, timeout=CONNECT_TIMEOUT)
+    try:
+        return bool(await connection.fetchval("SELECT pg_backend_pid()") != connection.get_server_pid())
+    except Exception as exc:
+        raise (translate_error(exc) or exc) from exc
+    finally:
+        connection.terminate()
 
 
 def _invalid_address(exc: Exception) -> StoreError:
@@ -170,11 +187,19 @@ class Connections:
         self._closed = False
 
     @classmethod
-    async def open(cls, address: Address, health: Health, *, size: int, timeout: float) -> Self:  # noqa: ASYNC109 -- of each later statement
-        """Make a pool of up to *size* connections, whose statements end after *timeout* seconds."""
+    async def open(
+        cls,
+        address: Address,
+        health: Health,
+        *,
+        size: int,
+        timeout: float,  # noqa: ASYNC109 -- of each later statement
+        cached: int,
+    ) -> Self:
+        """Make a pool of up to *size* connections, as ``connect`` opens them."""
 
         async def connect_again(*_: object, **__: object) -> DriverConnection:
-            return await connect(address, timeout=timeout)
+            return await connect(address, timeout=timeout, cached=cached)
 
         pool = asyncpg.create_pool(
             min_size=0,

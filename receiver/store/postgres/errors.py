@@ -33,7 +33,9 @@ def translate_error(exc: Exception) -> ReceiverError | None:
 
 
 def is_repeatable(exc: Exception) -> bool:
-    """Return whether the server rolled a transaction back because of another one."""
+    """Return whether a transaction is to be repeated: another one, or a migration, was in its way."""
+    if isinstance(exc, asyncpg.InvalidCachedStatementError):
+        return True
     return isinstance(exc, asyncpg.PostgresError) and exc.sqlstate in _REPEATABLE
 
 

@@ -17,7 +17,7 @@ from receiver.store.postgres.batches import PostgresBatchStore
 from receiver.store.postgres.calls import NodeParts, open_node_parts
 from receiver.store.postgres.catalog import PostgresCatalog
 from receiver.store.postgres.costs import PostgresCostStore
-from receiver.store.postgres.database import Address, Connection, Connections, Health, Reader
+from receiver.store.postgres.database import Address, Connection, Connections, Health, Reader, is_pooled
 from receiver.store.postgres.deletions import PostgresDeletionStore
 from receiver.store.postgres.deliveries import PostgresDeliveryQueue
 from receiver.store.postgres.durations import PostgresDurationStore
@@ -34,6 +34,7 @@ from receiver.store.postgres.traces import PostgresTraceStore
 from receiver.store.postgres.writer import WriteOp, Writer
 
 _CLOCK = SystemClock()
+_CACHED_STATEMENTS = 256
 _MAX_HOT_READS = 3
 _MAX_LISTS = 3
 
@@ -98,11 +99,12 @@ class PostgresStore:
         await migrate(address, clock=clock, report=report)
         async with AsyncExitStack() as stack:
             health = Health()
-            writing = await Connections.open(address, health, size=1, timeout=timeouts.write)
+            cached = 0 if await is_pooled(address) else _CACHED_STATEMENTS
+            writing = await Connections.open(address, health, size=1, timeout=timeouts.write, cached=cached)
             stack.push_async_callback(writing.aclose)
-            hot = await Connections.open(address, health, size=_MAX_HOT_READS, timeout=timeouts.hot_read)
+            hot = await Connections.open(address, health, size=_MAX_HOT_READS, timeout=timeouts.hot_read, cached=cached)
             stack.push_async_callback(hot.aclose)
-            lists = await Connections.open(address, health, size=_MAX_LISTS, timeout=timeouts.list)
+            lists = await Connections.open(address, health, size=_MAX_LISTS, timeout=timeouts.list, cached=cached)
             stack.push_async_callback(lists.aclose)
             between = await open_node_parts(address, health, stack)
             writer = Writer(writing, health, metrics=metrics)

@@ -46,14 +46,11 @@ async def _write(connection: Connection, unit: UnitOfWork) -> None:
 async def write_events(connection: Connection, events: Iterable[Event], deliveries: Iterable[Delivery]) -> None:
     """Store events and their deliveries, and update the tracked alerts by those that are alerts.
 
-    This must be the last thing that a transaction writes.
-    Transactions with events commit one after the other from here on. Otherwise a reader of the event stream could see
-    an event before one with a smaller `seq`, and miss that one.
+    This must be the last thing that a transaction writes: those with events commit one after the other from here on.
     """
     stored: Sequence[Event] = list(events)
-    if stored:
-        await fetch(connection, "lock_event_order")
     if any(event.is_alert for event in stored):
+        await fetch(connection, "lock_event_order")
         stored, deliveries = await track_alerts(connection, stored, deliveries)
     await write_rows(connection, "insert_event", map(rows.event_row, stored))
     await write_rows(connection, "insert_delivery", map(delivery_rows.delivery_row, deliveries))

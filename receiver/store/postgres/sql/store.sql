@@ -5,7 +5,7 @@
 SELECT pg_current_xact_id()::text;
 
 -- name: lock_event_order
--- Makes the transactions that store events commit one after the other, so that the order of `seq` is that of commits.
+-- Takes the lock of the trigger `events_order` earlier, so that every transaction takes its locks in one order.
 SELECT pg_advisory_xact_lock(hashtext('kling-receiver events'));
 
 -- name: newest_id

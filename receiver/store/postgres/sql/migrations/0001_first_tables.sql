@@ -196,6 +196,19 @@ CREATE INDEX events_archiving ON events (archive_at, seq) WHERE archive_at IS NO
 -- Alerts are few among many events. A start reads the newest ones, to know what was reported already.
 CREATE INDEX events_alerts ON events (id) WHERE type >= 'alert.' AND type < 'alert/';
 
+-- Transactions that store events commit one after the other. Otherwise a reader of the event stream could see an event
+-- before one with a smaller `seq`, and miss that one.
+CREATE FUNCTION lock_event_order() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('kling-receiver events'));
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER events_order BEFORE INSERT ON events
+FOR EACH STATEMENT
+EXECUTE FUNCTION lock_event_order();
+
 -- Pushes with their bodies. That of a callback without one is in its event; a poll's event has only a part of its body.
 CREATE VIEW whole_pushes AS
 SELECT
