@@ -58,6 +58,7 @@ HOT: dict[str, dict[str, Any]] = PAGES | {
     "lock_claims": {"ids": []},
     "retry_route_now": {"route": "r", "now": 1},
     "bring_forward": {"route": "r", "now": 1, "archive_wait_until": 2, "limit": 9},
+    "newest_id": {},
     "task_by_kling_id": {"ref": "x"},
     "task_by_external_id": {"ref": "x"},
     "pushes_of_task": {"task_id": "x"},

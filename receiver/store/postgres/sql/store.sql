@@ -10,14 +10,16 @@ SELECT pg_advisory_xact_lock(hashtext('kling-receiver events'));
 
 -- name: newest_id
 -- Finds the newest id, so that new ids are newer even if the clock was set back. Ids sort by age without their prefix.
--- The last pages of pushes have the last commits.
+-- The last pages of pushes have the last commits. Their place is computed once, in a query of its own, or all are read.
 SELECT MAX(split_part(id, '_', 2)) AS newest
 FROM (
     SELECT MAX(id) AS id FROM tasks
     UNION ALL
     SELECT MAX(id)
     FROM pushes
-    WHERE ctid >= ('(' || GREATEST(pg_relation_size('pushes') / current_setting('block_size')::bigint - 64, 0) || ',0)')::tid
+    WHERE ctid >= (
+        SELECT ('(' || GREATEST(pg_relation_size('pushes') / current_setting('block_size')::bigint - 64, 0) || ',0)')::tid
+    )
     UNION ALL
     SELECT MAX(id) FROM events
     UNION ALL
