@@ -15,6 +15,7 @@ from receiver.domain.clock import SystemClock
 from receiver.domain.errors import InvalidRequest
 from receiver.settings import load_client
 from receiver.settings.client import ClientSettings
+from receiver.settings.secrets import is_stand_in
 from receiver.store.databases import copy_between
 from receiver.store.disk import real_path
 from receiver.store.sqlite import maintenance
@@ -123,8 +124,9 @@ def copy(
     output: OutputOptions = OUTPUT,
 ) -> int:
     """Copy the store to another database while the service is stopped, and compare every row. Run again to resume."""
-    source = from_ or str(load_client(output.config).store)
-    tables = asyncio.run(copy_between(source, to, _CopyProgress().report))
+    client = load_client(output.config)
+    source = from_ or str(client.store)
+    tables = asyncio.run(copy_between(source, to, _CopyProgress().report, passwords=_known_passwords(client)))
     if output.json:
         copied = [{"table": table.name, "rows": table.rows, "sha256": table.digest} for table in tables]
         render.print_json({"source": source, "target": to, "tables": copied})
@@ -133,6 +135,12 @@ def copy(
         render.print_line(f"{table.name}: {table.rows} rows, the same in both, SHA-256 {table.digest[:16]}")
     render.print_line(f'{source} is unchanged. To use the copy, set [store] url = "{to}" and start the service.')
     return OK
+
+
+def _known_passwords(client: ClientSettings) -> Mapping[str, str]:
+    """Return the configured password of the configured database, if this shell has it."""
+    password = client.store_password
+    return {} if password is None or is_stand_in(password) else {str(client.store): password.reveal()}
 
 
 class _CopyProgress:

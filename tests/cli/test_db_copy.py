@@ -7,6 +7,7 @@ import pytest
 from cli.conftest import write_config
 from harness.full_store import fill_every_table
 from harness.ports import free_port
+from harness.postgres import PASSWORD, PostgresServer
 
 from receiver.cli import main
 from receiver.store import databases
@@ -75,3 +76,25 @@ def test_postgresql_without_its_extra_is_explained(
 
     assert main(["db", "copy", "--to", "postgresql://host/db", "--config", str(config)]) == 1
     assert "pip install 'kling-receiver[postgres]'" in capsys.readouterr().err
+
+
+def test_the_configured_database_is_copied_to_with_its_configured_password(
+    config: Path,
+    postgres: PostgresServer,
+    postgres_database: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    url, source = postgres.tcp_url(postgres_database), f"sqlite:{config.parent / 'receiver.db'}"
+    monkeypatch.setenv("KLING_RECEIVER__STORE__URL", url)
+    monkeypatch.setenv("KLING_RECEIVER__STORE__PASSWORD", "env:DB_PASSWORD")
+    arguments = ["db", "copy", "--from", source, "--to", url, "--config", str(config)]
+
+    monkeypatch.setenv("DB_PASSWORD", "a wrong one")
+    assert main(arguments) == 1
+    refused = capsys.readouterr().err
+    monkeypatch.setenv("DB_PASSWORD", PASSWORD)
+    assert main(arguments) == 0
+
+    assert "password authentication failed" in refused
+    assert PASSWORD not in "".join(capsys.readouterr())
