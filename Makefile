@@ -73,6 +73,9 @@ soak: export BODIES ?= 100000
 soak: export GROWN_BODIES ?= 3000
 soak: export GIGABYTES ?= 10
 soak: export FILES ?= 20000
+soak: export NODE_KILLS ?= 40
+soak: export NODE_JOBS ?= 200
+soak: export DATABASE_FAULTS ?= 60
 soak: $(VENV)/.dev ## run the crash, power cut and random tests for hours; writes a report to var/soak
 	$(PYTEST) -v -n 2 --maxschedchunk 1 -m soak --timeout 0 --report var/soak $(ARGS)
 

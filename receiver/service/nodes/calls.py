@@ -26,6 +26,7 @@ MAX_SILENCE = timedelta(seconds=6)
 TAKE_LIMIT = timedelta(seconds=20)
 """How long a call waits for a node that serves it: longer than a takeover."""
 
+_STOP_LIMIT = timedelta(seconds=20)
 _LOOK_EVERY = timedelta(seconds=0.5)
 _REMOVE_AFTER = timedelta(minutes=10)
 _MAX_TAKEN = 64
@@ -149,7 +150,7 @@ class CallServer:
                 await self._clock.wait(wake, until=self._clock.now() + _LOOK_EVERY)
         finally:
             self._notifier.unsubscribe(wake)
-        await self._serving.drain()
+        await self._serving.drain(within=_STOP_LIMIT)
 
     async def _look(self) -> None:
         """Take new calls, and notice callers that have left."""
