@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from harness.cluster import Cluster, a_cluster
-from harness.running_service import ENDPOINT, JOB, Sink, a_config, a_kling, a_sink, a_webhook_route
+from harness.running_service import ENDPOINT, JOB, Receiver, Sink, a_config, a_kling, a_sink, a_webhook_route
 from harness.waiting import wait_until
 
+from receiver.domain.duties import Duty
 from receiver.kling.simulator import Simulator
 
 JOB_BODY = json.dumps({"endpoint": ENDPOINT, "body": JOB}).encode()
@@ -56,6 +57,40 @@ async def test_two_nodes_work_as_one_service(system: System) -> None:
     node = await system.others("delivering")
     answer = await cluster.post("/api/routes/hook/hold", b"{}", node=node)
     assert (answer.status, answer.json()["held_by"]) == (200, "operator"), answer.body
+
+
+async def test_nodes_lists_every_node_with_its_duties(system: System) -> None:
+    first = system.cluster.nodes[0]
+
+    listed = await first.run_cli_async("nodes", "--json")
+    table = await first.run_cli_async("nodes")
+
+    nodes = json.loads(listed.stdout)["items"]
+    assert [(node["name"], node["state"]) for node in nodes] == [("node-1", "live"), ("node-2", "live")]
+    assert sorted(duty for node in nodes for duty in node["duties"]) == sorted(Duty)
+    assert "node-2" in table.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "reason"),
+    [
+        ("node-1", "", "Another live process is node 'node-1' of this database"),
+        ("node-3", '[archive]\ndir = "results"\n', "archive.dir: other nodes use this database (node-1, node-2)"),
+    ],
+    ids=["the name of another node", "an archive of its own"],
+)
+async def test_a_node_that_must_not_start_says_why(
+    system: System, tmp_path: Path, name: str, more: str, reason: str
+) -> None:
+    folder = tmp_path / "another"
+    folder.mkdir()
+    store = f'[store]\nurl = "{system.cluster.url}"\nnode = "{name}"\n'
+    another = Receiver(folder, a_config(system.kling.url, more=store + more))
+
+    another.spawn()
+
+    assert await another.wait_for_exit(seconds=20) != 0
+    assert reason in another.log()
 
 
 async def test_a_stopped_node_is_replaced_and_records_nothing_late(system: System) -> None:

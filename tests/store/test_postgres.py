@@ -58,3 +58,11 @@ async def test_both_databases_have_the_same_tables_and_columns(postgres_url: str
     )
     columns = {(table, column) for table, column in expected if table not in ONLY_IN_SQLITE}
     assert columns - {(row["table_name"], row["column_name"]) for row in found} == set()
+
+
+async def test_a_database_of_a_newer_release_is_refused(postgres: PostgresServer, postgres_database: str) -> None:
+    newer = "INSERT INTO migrations VALUES (9999, 'newer', '', 0)"
+    await postgres.execute(newer, database=postgres_database)
+
+    with pytest.raises(StoreError, match="schema version 9999, newer than this program's"):
+        await PostgresStore.open(Address(url=postgres.url(postgres_database)))
