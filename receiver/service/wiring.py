@@ -92,6 +92,7 @@ class TaskServices:
 
     inbox: Inbox
     ends: ExpectedEnds
+    health: CallbackHealth
     alerts: TaskAlerts
     recorder: CreateRecorder
     recovery: CreateRecovery
@@ -114,6 +115,7 @@ class TaskServices:
         """Their background work."""
         return {
             "poller": self.poller.run,
+            "callback_health": self.health.run,
             "durations": self.durations.run,
             "recovery": self.recovery.run,
             "submitter": self.submitter.run,
@@ -201,6 +203,7 @@ def build_tasks(context: Context) -> TaskServices:
         gateway_creates=_build_gateway_creates(context, submitter, held),
         poller=_build_poller(context, inbox, alerts),
         ends=ends,
+        health=health,
         durations=DurationKeeper(store.durations, ends, health, clock=clock),
         batches=BatchService(store.batches, event_factory, notifiers=notifiers, clock=clock),
         bill=_build_bill(context, alerts),
@@ -209,8 +212,7 @@ def build_tasks(context: Context) -> TaskServices:
 
 
 def _build_gateway_creates(context: Context, submitter: Submitter, held: HeldCreates) -> GatewayCreates:
-    store, timeout = context.store, context.settings.kling.timeout
-    notifier = context.notifiers.tasks
+    store, timeout, notifier = context.store, context.settings.kling.timeout, context.notifiers.tasks
     return GatewayCreates(
         submitter, held, store.tasks, store.catalog, timeout=timeout, notifier=notifier, clock=context.clock
     )

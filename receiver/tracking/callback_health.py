@@ -1,5 +1,6 @@
 """Follows whether callbacks arrive. If they stop, running tasks are polled by plans until callbacks arrive again."""
 
+import asyncio
 from typing import Protocol
 
 import structlog
@@ -59,6 +60,13 @@ class CallbackHealth:
     def record_callback(self, task_id: str) -> None:
         """Record that a callback reported a task's end."""
         self._monitor.record_callback(task_id)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Begin anew when this process begins to poll, because another may have polled before. Wait for *stop*."""
+        self._monitor, self._is_restored, self._started_at = CallbackMonitor(), False, self._clock.now()
+        self._ends.callbacks_missing = False
+        await self.restore()
+        await stop.wait()
 
     async def restore(self) -> None:
         """Restore that callbacks were missing before a restart."""

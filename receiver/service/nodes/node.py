@@ -38,6 +38,7 @@ log = structlog.get_logger()
 
 DUTY_OF_WORK: Mapping[str, Duty] = {
     "poller": Duty.KLING,
+    "callback_health": Duty.KLING,
     "recovery": Duty.KLING,
     "submitter": Duty.KLING,
     "dispatcher": Duty.DELIVERING,
