@@ -16,7 +16,7 @@ EXTRAS := storage previews notify otel postgres mcp
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup $(EXTRAS) demo test check bench clients screenshots soak dist deb lock fmt
+.PHONY: help setup $(EXTRAS) demo cluster test check bench clients screenshots soak dist deb lock fmt
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while read -r name what; do printf '  make %-11s %s\n' "$$name" "$$what"; done
@@ -34,6 +34,9 @@ $(EXTRAS): setup
 
 demo: setup ## run one task from submit to delivery, without an account (ARGS=--keep keeps it running)
 	$(BIN)/kling-receiver demo $(ARGS)
+
+cluster: $(VENV)/.dev ## run three nodes on PostgreSQL behind a balancer, and kill one
+	$(BIN)/python tests/harness/try_cluster.py
 
 test: $(VENV)/.dev ## run the tests (ARGS="-k name")
 	$(PYTEST) $(SHARED) $(ARGS)
