@@ -194,7 +194,7 @@ class Connections:
         *,
         size: int,
         timeout: float,  # noqa: ASYNC109 -- of each later statement
-        cached: int,
+        cached: int = 0,
     ) -> Self:
         """Make a pool of up to *size* connections, as ``connect`` opens them."""
 
