@@ -11,6 +11,8 @@ from harness.raw_http import http_request
 from harness.running_service import Receiver
 from harness.waiting import wait_until
 
+from receiver.store.packing import unpack
+
 START_NUMBER = "LIFE"
 STARTS_OF_A_NODE = 1000
 """The numbers of one node's starts are below this: with them the sink knows which process has sent a delivery."""
@@ -149,8 +151,9 @@ class Cluster:
             await connection.close()
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        """Read rows of the database without the running loop."""
-        return asyncio.run(self.fetch(query))
+        """Read rows of the database without the running loop. ``UNPACK`` works as in the tests of SQLite."""
+        found = asyncio.run(self.fetch(query.replace("UNPACK(body)", "body")))
+        return [tuple(unpack(value) if isinstance(value, bytes) else value for value in row) for row in found]
 
     async def post(self, path: str, body: bytes, *, node: Receiver | None = None) -> Any:
         """Post to the admin listener of a node, or of any."""
