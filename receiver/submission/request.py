@@ -6,6 +6,7 @@ from datetime import datetime
 
 from msgspec.structs import replace
 
+from receiver.domain.errors import InvalidRequest
 from receiver.domain.model import ClientCallbacks, Json, Origin, Task, TaskState
 from receiver.domain.queueing import Queueing
 from receiver.kling import create_body, endpoints
@@ -97,6 +98,15 @@ class SubmitRequest(TaskMetadata):
     idempotency_key: str | None = None
     reuse: bool = False
     priority: int = 0
+
+    def add_to(self, task: Task, settings: Settings) -> Task:
+        """As of all tasks. Raises InvalidRequest if the end is requested and there is no URL to send it to."""
+        if self.callbacks is ClientCallbacks.FINAL and task.reply_to is None:
+            raise InvalidRequest(
+                "`reply` is final, and the body has no `callback_url` to send the end to.",
+                remedy="Add `callback_url` to the body, or leave out `reply`.",
+            )
+        return TaskMetadata.add_to(self, task, settings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -106,6 +106,24 @@ async def test_the_header_the_member_reply_and_the_configuration_choose_what_a_c
         assert "'reply' must be all or final; found 'last'" in wrong_reply.text
 
 
+async def test_a_reply_without_a_url_to_send_it_to_is_refused_before_it_is_paid(tmp_path: Path) -> None:
+    async with (
+        a_kling() as kling,
+        a_receiver(tmp_path, a_config(kling.url, more=LOOPBACK)) as receiver,
+        receiver.client() as client,
+    ):
+        refused = await client.post("/api/tasks", json={"endpoint": ENDPOINT, "body": JOB, "reply": "final"})
+        shown = await receiver.run_cli_async("submit", ENDPOINT, "--body", json.dumps(JOB), "--reply", "final")
+        everything = await client.post("/api/tasks", json={"endpoint": ENDPOINT, "body": JOB, "reply": "all"})
+
+        assert refused.status_code == 400
+        assert "has no `callback_url`" in refused.json()["detail"]
+        assert shown.returncode == 2
+        assert "Add `callback_url` to the body" in shown.stderr
+        assert everything.status_code == 202
+        assert kling.counts["created"] == 1
+
+
 async def test_a_create_that_kling_refuses_leaves_the_resume_url_for_the_next_try(tmp_path: Path) -> None:
     async with (
         waitpoints() as service,
