@@ -93,6 +93,12 @@ async def test_an_agent_cancels_replays_and_learns_what_it_did_wrong(tmp_path: P
         replayed = await agent.call_tool("replay_write", {"task": task["id"], "to_route": "done"})
         deliveries = await agent.call_tool("deliveries_read", {"task": task["id"]})
 
+        listed = await agent.call_tool("tasks_read", {"state": "cancelled", "since": task["created_at"]})
+        earlier = await agent.call_tool("tasks_read", {"state": ["cancelled"], "until": task["created_at"]})
+        dead = await agent.call_tool("deliveries_read", {"status": "dead", "since": task["created_at"]})
+
+        assert [each["id"] for each in value(listed)["items"]] == [task["id"]]
+        assert value(earlier)["items"] == value(dead)["items"] == []
         assert value(cancelled)["state"] == "cancelled"
         assert "wrong prompt" in value(cancelled)["message"]
         assert value(preview)["total"] == 1
@@ -104,6 +110,7 @@ async def test_an_agent_cancels_replays_and_learns_what_it_did_wrong(tmp_path: P
             ("task_submit", {"endpoint": "images/none-such thing", "body": JOB}, "no asynchronous endpoint"),
             ("replay_write", {}, "Refusing to replay everything."),
             ("task_cancel", {}, "task"),
+            ("tasks_read", {"state": "canceled"}, "found 'canceled'"),
         ]
         for name, arguments, message in mistakes:
             wrong = await agent.call_tool(name, arguments)

@@ -43,12 +43,14 @@ class ReadingTools:
         *,
         task: Annotated[str, Field(description="Return this task with its results, by any of its IDs.")] = "",
         state: Annotated[
-            Sequence[str], Field(description="Only these states, such as queued, processing, failed.")
+            str | Sequence[str], Field(description="Only these states, such as queued, processing, failed.")
         ] = (),
         endpoint: Annotated[str, Field(description="Only this endpoint.")] = "",
         label: Annotated[str, Field(description="Only this label.")] = "",
         tags: Annotated[dict[str, str] | None, Field(description="Only tasks with these tags.")] = None,
         batch: Annotated[str, Field(description="Only this batch.")] = "",
+        since: From = None,
+        until: To = None,
         limit: Limit = 20,
         cursor: Cursor = "",
     ) -> CallToolResult:
@@ -63,6 +65,8 @@ class ReadingTools:
                 label=label or None,
                 tags=tags,
                 batch=batch or None,
+                since=since,
+                until=until,
                 limit=limit,
                 cursor=cursor or None,
             )
@@ -77,10 +81,14 @@ class ReadingTools:
         self,
         *,
         delivery: Annotated[str, Field(description="Return this delivery with its attempts.")] = "",
-        status: Annotated[Sequence[str], Field(description="Only pending, delivered, dead or cancelled ones.")] = (),
+        status: Annotated[
+            str | Sequence[str], Field(description="Only these: pending, delivered, dead, cancelled.")
+        ] = (),
         route: Annotated[str, Field(description="Only deliveries to this route.")] = "",
         task: Annotated[str, Field(description="Only this task's, by any of its IDs.")] = "",
         event: Annotated[str, Field(description="Only this event's.")] = "",
+        since: From = None,
+        until: To = None,
         limit: Limit = 20,
         cursor: Cursor = "",
     ) -> CallToolResult:
@@ -93,6 +101,8 @@ class ReadingTools:
                 route=route or None,
                 task=task or None,
                 event=event or None,
+                since=since,
+                until=until,
                 limit=limit,
                 cursor=cursor or None,
             )
