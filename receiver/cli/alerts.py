@@ -89,6 +89,8 @@ def ack(
     """Acknowledge an alert: it stays quiet until it changes."""
     with usage_errors(), not_found_hint("alerts list"), output.connect() as client:
         answer = client.acknowledge_alert(alert, note=note)
+    if note and (acknowledged := answer.get("acknowledged")) and acknowledged["note"] != note:
+        render.notice(f"{acknowledged['by']} acknowledged it before: that note stays, and yours was not stored.")
     if output.json:
         render.print_json(answer)
     else:

@@ -65,6 +65,16 @@ def test_alerts_ack_sends_the_note(service: FakeService, config: Path, capsys: p
     assert json.loads(capsys.readouterr().out) == make_known()
 
 
+def test_alerts_ack_says_that_an_earlier_note_stays(
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.answer("/api/alerts/alr_one/ack", make_known())
+
+    assert main(["alerts", "ack", "alr_one", "--note", "I look at it", "--config", str(config)]) == 0
+
+    assert capsys.readouterr().err == "anna acknowledged it before: that note stays, and yours was not stored.\n"
+
+
 def test_contradicting_options_are_a_usage_error(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
