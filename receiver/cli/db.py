@@ -16,6 +16,7 @@ from receiver.domain.errors import InvalidRequest
 from receiver.settings import load_client
 from receiver.settings.client import ClientSettings
 from receiver.settings.secrets import is_stand_in
+from receiver.settings.store_url import SQLITE
 from receiver.store.databases import copy_between
 from receiver.store.disk import real_path
 from receiver.store.sqlite import maintenance
@@ -133,8 +134,15 @@ def copy(
         return OK
     for table in tables:
         render.print_line(f"{table.name}: {table.rows} rows, the same in both, SHA-256 {table.digest[:16]}")
-    render.print_line(f'{source} is unchanged. To use the copy, set [store] url = "{to}" and start the service.')
+    url = _from_any_folder(to)
+    render.print_line(f'{source} is unchanged. To use the copy, set [store] url = "{url}" and start the service.')
     return OK
+
+
+def _from_any_folder(url: str) -> str:
+    """Return the URL of a store with an absolute path: a relative one in a configuration counts from its folder."""
+    path = url.removeprefix(SQLITE)
+    return url if path == url else f"{SQLITE}{Path(path).absolute()}"
 
 
 def _known_passwords(client: ClientSettings) -> Mapping[str, str]:

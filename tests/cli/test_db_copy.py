@@ -46,6 +46,18 @@ def test_a_store_moves_to_postgresql_and_back(
     assert back.exists()
 
 
+def test_the_url_of_a_copied_file_does_not_depend_on_the_folder(
+    config: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+    assert main(["db", "copy", "--to", "sqlite:copy.db", "--config", str(config)]) == 0
+
+    target = f"sqlite:{tmp_path / 'elsewhere' / 'copy.db'}"
+    assert f'set [store] url = "{target}"' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("target", "problem", "remedy"),
     [
