@@ -83,7 +83,8 @@ class _DocumentBuilder:
                 "version": __version__,
                 "description": "The admin API. Kling's own API is served at /kling/, as Kling documents it."
                 " Headers set the label, tags and batch of a task created there: kling-receiver-label,"
-                " kling-receiver-tags (project=ads, team=a), kling-receiver-batch (spring).",
+                " kling-receiver-tags (project=ads, team=a), kling-receiver-batch (spring). kling-receiver-callbacks"
+                " (all, final) sets what its callback_url receives: each status, or only the end.",
             },
             security=[{"token": []}],
             tags=[{"name": name, "description": text} for name, text in TAGS.items()],
