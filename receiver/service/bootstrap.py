@@ -22,7 +22,7 @@ from receiver.archive.previews import Previews
 from receiver.archive.s3 import S3Storage, open_s3
 from receiver.delivery.lanes import LaneRegistry
 from receiver.delivery.senders.process import kill_orphans
-from receiver.domain.clock import Ids, SystemClock
+from receiver.domain.clock import AdjustedClock, Ids, SystemClock
 from receiver.domain.duties import ALWAYS_HELD
 from receiver.domain.errors import StoreUnavailable
 from receiver.domain.metrics import Metrics
@@ -194,12 +194,13 @@ async def _open_context(
     settings: Settings, stack: AsyncExitStack, systemd: SystemdNotifier
 ) -> tuple[Context, Node | None, KlingClient, HttpClient, HttpClient]:
     """Open the store, then the HTTP clients. Return the context, the node on PostgreSQL, and the clients."""
-    clock, metrics = SystemClock(), Metrics([route.name for route in settings.routes])
+    clock = AdjustedClock() if settings.store.url.is_postgres else SystemClock()
+    metrics = Metrics([route.name for route in settings.routes])
     async with report_progress(systemd) as report:
         store = await open_store(settings, metrics=metrics, report=report)
     stack.push_async_callback(store.aclose)
     ids = Ids(clock, after=await store.newest_id())
-    node = None if store.between_nodes is None else await Node.join(store, store.between_nodes, settings, ids=ids)
+    node = None if store.between_nodes is None else await Node.join(store, settings, clock=clock, ids=ids)
     operator_client, public_client = _open_http_clients(settings, stack)
     redactor = Redactor([*secrets_in(settings), admin_token(settings)])
     logs.hide_secrets(redactor)

@@ -8,7 +8,7 @@ import structlog
 from receiver import __version__
 from receiver.domain.api_schema import resources
 from receiver.domain.api_schema.resources import Check
-from receiver.domain.clock import Clock, Ids, SystemClock
+from receiver.domain.clock import AdjustedClock, Clock, Ids
 from receiver.domain.duties import Duty, Tenure, Tenures
 from receiver.domain.errors import ConfigurationError
 from receiver.service.nodes.calls import CallServer, Handler, NodeCalls
@@ -73,12 +73,16 @@ class Node:
         self._calls: NodeCalls | None = None
 
     @classmethod
-    async def join(cls, store: Store, links: NodeLinks, settings: Settings, *, ids: Ids) -> Self:
+    async def join(cls, store: Store, settings: Settings, *, clock: Clock, ids: Ids) -> Self:
         """Register this process. Raises StoreLocked and ConfigurationError if it must not start."""
+        links = store.between_nodes
+        assert links is not None  # noqa: S101 -- the caller knows that the store is for several processes
         identity = NodeIdentity(name=node_name(settings), instance=ids.new("nod"), version=__version__)
-        node = cls(store, links, identity, clock=SystemClock(), ids=ids, timing=LeaseTiming())
+        node = cls(store, links, identity, clock=clock, ids=ids, timing=LeaseTiming())
         await register(links.nodes, identity, timing=node._timing)
-        node._refuse_own_archive(await links.nodes.nodes(), settings)
+        view = await links.nodes.nodes()
+        node._refuse_own_archive(view, settings)
+        node._adjust_clock(view)
         return node
 
     def creates(self, local: Creates) -> NodeCreates:
@@ -163,6 +167,13 @@ class Node:
 
     def _see(self, view: NodesView) -> None:
         self._view, self._seen_at = view, self._clock.monotonic()
+        self._adjust_clock(view)
+
+    def _adjust_clock(self, view: NodesView) -> None:
+        """Adopt the database's clock. A delivery that a node with a fast clock made must be due for the others too."""
+        own = next((node for node in view.nodes if node.instance == self.identity.instance), None)
+        if own is not None and isinstance(self._clock, AdjustedClock) and self._clock.adjust(own.seen_at + own.silence):
+            log.warning("clock.adjusted", by_seconds=round(self._clock.offset.total_seconds(), 1))
 
     def _live(self, view: NodesView) -> list[str]:
         return [node.name for node in view.nodes if node.silence < self._timing.lifetime]
