@@ -81,5 +81,5 @@ class Operator:
         done = answer.status < 300
         if not done and answer.status not in _ALLOWED_ERRORS:
             self._oracle.report(f"an operator's {path} {body} was answered {answer.status}: {answer.body!r}")
-        self._oracle.counts["deeds of a person" if done else "deeds refused"] += 1
+        self._oracle.counts["operator actions" if done else "operator actions refused"] += 1
         return answer if done else None

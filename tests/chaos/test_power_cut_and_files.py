@@ -18,7 +18,7 @@ CUTS = min(env_int("CUTS", 50), 1000)
 pytestmark = [requires_strace, pytest.mark.timeout(0)]
 
 
-@pytest.mark.soak("power cut while results come home", minutes=5)
+@pytest.mark.soak("power cut while results are archived", minutes=5)
 def test_a_power_cut_leaves_complete_files_or_none(
     tmp_path: Path, memory_folder: Path, record_counts: RecordCounts
 ) -> None:
