@@ -9,7 +9,7 @@ import pytest
 from harness.archive_system import A_PNG, JPG, PNG, ArchiveSystem, a_cdn
 from harness.http_peers import http_peer, response
 
-# What comes home
+# What arrives
 
 
 async def test_results_are_archived_before_delivery(system: ArchiveSystem) -> None:
