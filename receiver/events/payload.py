@@ -4,6 +4,7 @@ An event's JSON is stored in two parts, so that Kling's own JSON reaches a desti
 the object without ``data.kling``; the *body* is that member as received.
 """
 
+import codecs
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -184,7 +185,8 @@ def serialize(event: Event) -> bytes:
     """Return the complete object as destinations receive it."""
     if not event.body:
         return event.envelope
-    return event.envelope.removesuffix(_CLOSING_BRACES) + b',"kling":' + event.body + _CLOSING_BRACES
+    body = event.body.removeprefix(codecs.BOM_UTF8)  # inside a JSON text the mark is an error
+    return event.envelope.removesuffix(_CLOSING_BRACES) + b',"kling":' + body + _CLOSING_BRACES
 
 
 def _to_json(value: Json) -> bytes:

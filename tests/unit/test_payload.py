@@ -1,9 +1,12 @@
-"""A refreshed result URL replaces the URL at the same place."""
+"""The event's JSON around Kling's body; a refreshed result URL replaces the URL at the same place."""
+
+import json
 
 import pytest
+from harness.factories import an_event
 
 from receiver.domain.model import Json
-from receiver.events.payload import match_refreshed_urls
+from receiver.events.payload import match_refreshed_urls, serialize
 
 OLD = "https://a.example/0?s=1"
 NEW = "https://b.example/0?s=2"
@@ -27,3 +30,11 @@ OTHER = "https://b.example/1"
 )
 def test_a_refreshed_url_is_the_one_at_the_same_place(old: Json, new: Json, expected: Json) -> None:
     assert match_refreshed_urls(old, new) == expected
+
+
+def test_a_body_that_begins_with_a_byte_order_mark_makes_valid_json() -> None:
+    event = an_event(
+        body=b'\xef\xbb\xbf {"task_id": "8", "x": 1.0}\r\n', envelope=b'{"type":"task.succeed","data":{"a":1}}'
+    )
+
+    assert json.loads(serialize(event))["data"] == {"a": 1, "kling": {"task_id": "8", "x": 1.0}}
