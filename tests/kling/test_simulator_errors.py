@@ -129,6 +129,22 @@ class TestRefusals:
 
         assert [(answer.status_code, answer.json()["code"]) for answer in (unknown, elsewhere)] == [(404, 1203)] * 2
 
+    @pytest.mark.parametrize("fields", [{"series_amount": 10}, {"series_amount": 0}, {"n": 10**30}])
+    @pytest.mark.parametrize(
+        ("path", "is_new"), [("/v1/images/omni-image", False), ("/omni-image/kling-3.0", True)], ids=["legacy", "new"]
+    )
+    async def test_a_create_of_more_images_than_kling_makes_is_1201(
+        self, start: Start, path: str, fields: dict[str, int], *, is_new: bool
+    ) -> None:
+        caller = await start()
+        options = fields | {"result_type": "series"}
+        body = {"prompt": "a cat"} | ({"settings": options} if is_new else options)
+
+        answer = await caller.client.post(path, json=body)
+
+        assert (answer.status_code, answer.json()["code"]) == (400, 1201)
+        assert "must be an integer from 1 to 9" in answer.json()["message"]
+
     async def test_any_model_name_is_accepted(self, start: Start) -> None:
         caller = await start()
 

@@ -235,11 +235,16 @@ def validate(endpoint: Endpoint, body: Json, *, allow_strings: bool, decode_imag
 
 
 def _check_images(body: Json) -> None:
-    number = body.get("n")
+    settings = body.get("settings")  # of the new generation
+    fields = settings if isinstance(settings, dict) else body
+    number = fields.get("n")
     if number is not None and (
         not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= _MAX_IMAGES
     ):
         raise ApiError(1201, f"n must be an integer from 1 to {_MAX_IMAGES}")
+    amount = fields.get("series_amount")  # any other value than a number leaves the length to Kling
+    if isinstance(amount, int) and not 1 <= amount <= _MAX_IMAGES:
+        raise ApiError(1201, f"series_amount must be an integer from 1 to {_MAX_IMAGES}")
     ratio = body.get("aspect_ratio")
     # Stripped, because a published example has a leading space.
     if ratio is not None and (not isinstance(ratio, str) or ratio.strip() not in _RATIOS):
