@@ -287,14 +287,15 @@ def parse_time(option: str, text: str, *, days_are_utc: bool = False) -> str:
     except ValueError:
         try:
             at = datetime.fromisoformat(text.strip())
-        except ValueError:
+            if days_are_utc and _is_date(text.strip()):
+                at = at.replace(tzinfo=UTC)
+            at = at.astimezone(UTC)  # the first and the last hours that a zone has may not exist in UTC
+        except (ValueError, OverflowError):
             raise UsageError(
                 f"{option} {text!r} is not a time.",
                 remedy='Write "2026-11-22 10:00", "2026-11-22T10:00:00Z", or "2h" for two hours ago.',
             ) from None
-        if days_are_utc and _is_date(text.strip()):
-            at = at.replace(tzinfo=UTC)
-    return at.astimezone(UTC).isoformat()
+    return at.isoformat()
 
 
 def _is_date(text: str) -> bool:

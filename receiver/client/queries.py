@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from urllib.parse import quote
 
+from receiver.domain.errors import InvalidRequest
+
 
 def query(**values: str | Sequence[str] | None) -> dict[str, str | Sequence[str]]:
     """Return the parameters that have a value."""
@@ -13,7 +15,14 @@ def query(**values: str | Sequence[str] | None) -> dict[str, str | Sequence[str]
 def span(since: datetime | None, until: datetime | None) -> dict[str, str]:
     """Return the parameters of a span of time. A time without a zone is local."""
     bounds = {"from": since, "to": until}
-    return {name: at.astimezone(UTC).isoformat() for name, at in bounds.items() if at is not None}
+    return {name: _utc(at).isoformat() for name, at in bounds.items() if at is not None}
+
+
+def _utc(at: datetime) -> datetime:
+    try:
+        return at.astimezone(UTC)
+    except (OverflowError, ValueError) as exc:  # the first and the last hours that a zone has may not exist in UTC
+        raise InvalidRequest(f"The time {at.isoformat()} does not exist in UTC.", remedy="Use another one.") from exc
 
 
 def quoted(ref: str) -> str:

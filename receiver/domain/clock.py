@@ -154,7 +154,7 @@ def token_hash(token: str) -> bytes:
 
 def first_id(prefix: str, at: datetime) -> str:
     """Return a lower bound for all ids made at or after *at*: a cursor that starts at that time."""
-    return f"{prefix}_{_base32(micros(at), _TIME_WIDTH)}{'0' * _RANDOM_WIDTH}"
+    return f"{prefix}_{_base32(max(0, micros(at)), _TIME_WIDTH)}{'0' * _RANDOM_WIDTH}"
 
 
 BEFORE_ALL_EVENTS = "evt_" + "0" * 25

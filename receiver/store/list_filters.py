@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from receiver.domain.clock import EPOCH, first_id
+from receiver.domain.clock import first_id
 from receiver.domain.listed_state import ListedState
 from receiver.domain.model import TaskState
 
@@ -19,8 +19,8 @@ def state_filter(states: Sequence[TaskState | ListedState]) -> Mapping[str, tupl
 def time_bounds(prefix: str, since: datetime | None, until: datetime | None) -> Mapping[str, str | None]:
     """Return a span of time as a span of ids, which sort by time."""
     return {
-        "since": None if since is None else first_id(prefix, max(since, EPOCH)),
-        "until": None if until is None else first_id(prefix, max(until, EPOCH)),
+        "since": None if since is None else first_id(prefix, since),
+        "until": None if until is None else first_id(prefix, until),
     }
 
 

@@ -109,7 +109,7 @@ class BillService:
         """Compare a period, and correct units in our record. Raises KlingError if the ledgers cannot be read."""
         async with self._lock:
             now = self._clock.now()
-            charges = await self._ledgers.charges(since - _EDGE, min(until + _EDGE, now))
+            charges = await self._ledgers.charges(since - _EDGE, min(until, now - _EDGE) + _EDGE)
             own = await self._store.own_charges(list({charge.kling_id for charge in charges}))
             succeeded = await self._store.succeeded(since, until)
             checked = compare(charges, own, succeeded, since=since, until=until, now=now)

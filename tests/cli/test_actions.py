@@ -140,10 +140,11 @@ def test_a_time_may_be_a_duration_ago(service: FakeService, config: Path) -> Non
     assert datetime.fromisoformat(body["to"]) == datetime(2026, 11, 22, 10, 0).astimezone()
 
 
+@pytest.mark.parametrize("text", ["yesterday", "0001-01-01T00:00+23:00", "9999-12-31T23:00-10:00"])
 def test_an_invalid_time_is_a_usage_error(
-    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
+    text: str, service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["replay", "--status", "dead", "--from", "yesterday", "--config", str(config)]) == 2
+    assert main(["replay", "--status", "dead", "--from", text, "--config", str(config)]) == 2
     assert "two hours ago" in capsys.readouterr().err
     assert service.requests == []
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 
 import pytest
@@ -350,3 +350,16 @@ async def finish_task(web: WebApp, task_id: str) -> None:
     announcer = EventFactory(compile_routes(()), web.ids)
     gatherer = BatchService(web.store.batches, announcer, notifiers=web.notifiers, clock=web.clock)
     await gatherer._finish_complete()
+
+
+@pytest.mark.parametrize(
+    "since",
+    [
+        datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=23))),
+        datetime.max.replace(tzinfo=timezone(-timedelta(hours=10))),
+    ],
+)
+async def test_a_time_that_does_not_exist_in_utc_is_refused(web: WebApp, since: datetime) -> None:
+    async with a_client(web) as client:
+        with pytest.raises(InvalidRequest, match="does not exist in UTC"):
+            await client.costs(since=since)

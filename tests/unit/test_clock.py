@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 from harness.clock import FakeClock
 
-from receiver.domain.clock import Ids, first_id, iso, iso_micros
+from receiver.domain.clock import BEFORE_ALL_EVENTS, Ids, first_id, iso, iso_micros
 
 
 def test_ids_increase_while_the_clock_stops_or_is_set_back() -> None:
@@ -48,6 +48,11 @@ def test_first_id_sorts_before_later_ids() -> None:
     since = first_id("evt", clock.now())
 
     assert before < since < Ids(clock).new("evt")
+
+
+@pytest.mark.parametrize("year", [1, 1969])
+def test_the_first_id_of_a_time_before_1970_sorts_before_all_ids(year: int) -> None:
+    assert first_id("evt", datetime(year, 1, 1, tzinfo=UTC)) == BEFORE_ALL_EVENTS
 
 
 @pytest.mark.parametrize("micros", [0, 1, 1000, 123_000, 999_999])

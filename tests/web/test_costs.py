@@ -154,3 +154,18 @@ async def test_an_estimate_of_an_unknown_endpoint_is_refused(web: WebApp) -> Non
 
     assert refused["status"] == 400
     assert "'audio/tts'" in refused["detail"]
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "status"),
+    [
+        ("0001-01-01T00:00:00Z", "0001-01-02T00:00:00Z", 400),
+        (None, "0001-01-01T00:00:00Z", 400),
+        ("1969-12-31T00:00:00Z", "1970-01-02T00:00:00Z", 200),
+        ("9999-12-01T00:00:00Z", "9999-12-31T23:59:59Z", 200),
+    ],
+)
+async def test_a_bill_check_of_any_period_is_answered(web: WebApp, since: str | None, until: str, status: int) -> None:
+    answer = await web.client.post("/api/costs/check", json={"from": since, "to": until})
+
+    assert answer.status_code == status, answer.text

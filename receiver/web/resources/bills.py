@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from receiver.domain.api_schema import costs
 from receiver.domain.bill import BillCheck, OwnCharge, Pack, UnknownCharge
-from receiver.domain.clock import Clock, iso
+from receiver.domain.clock import EPOCH, Clock, iso
 from receiver.web import serializers
 from receiver.web.api_requests import BillCheckRequest, NoQuery
 from receiver.web.params import read_json_body, read_query
@@ -47,7 +47,7 @@ class BillApi:
         read_query(request, NoQuery)
         body = await read_json_body(request, BillCheckRequest)
         until = body.to or self._clock.now()
-        since = body.from_ or until - _DEFAULT_PERIOD
+        since = max(body.from_ or max(until, EPOCH) - _DEFAULT_PERIOD, EPOCH)
         if not timedelta() < until - since <= _MAX_PERIOD:
             raise bad_request(
                 f"'from' must be before 'to', by at most {_MAX_PERIOD.days} days. Check a longer period in parts."
