@@ -36,8 +36,15 @@ def answer(value: Json, *, note: str = "", links: Sequence[ResourceLink] = ()) -
 def result_links(task: Task) -> Sequence[ResourceLink]:
     """Return a link to each result of a task: its archived file on the service's machine, or Kling's URL."""
     paths = {asset["url"]: asset["path"] for asset in task.assets if asset.get("path")}
-    urls = [url for url in result_urls(task.result) if urlsplit(url).hostname][:_MAX_LINKS]
+    urls = [url for url in result_urls(task.result) if _names_host(url)][:_MAX_LINKS]
     return [_link(number, url, paths.get(url)) for number, url in enumerate(urls)]
+
+
+def _names_host(url: str) -> bool:
+    try:
+        return bool(urlsplit(url).hostname)
+    except ValueError:  # such as https://[x
+        return False
 
 
 def _link(number: int, url: str, path: str | None) -> ResourceLink:
