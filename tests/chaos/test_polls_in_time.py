@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from chaos.parameters import env_int
 from chaos.simulated_host import SimulatedHost
 from chaos.test_many_jobs import call, resolve_nothing
 from chaos.timed_kling import HOST, Model, PollFigures, TimedKling
@@ -31,7 +32,7 @@ MODELS = [
     Model("text-to-video/kling-3.0-turbo", 60, 0.15),
     Model("audio/text-to-audio", 12, 0.1),
 ]
-JOBS_PER_MODEL = 100
+JOBS_PER_MODEL = env_int("JOBS_PER_MODEL", 100)
 WANTED = 0.95
 CONFIG = """
 [public]
