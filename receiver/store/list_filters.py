@@ -24,9 +24,12 @@ def time_bounds(prefix: str, since: datetime | None, until: datetime | None) -> 
     }
 
 
-def set_cancelled_apart(counts: dict[Any, int], cancelled: int) -> None:
-    """Count cancelled tasks apart from the other rejected ones. *counts* is by stored state."""
-    if cancelled:
+def set_cancelled_apart(counts: dict[Any, int]) -> None:
+    """Take the cancelled tasks out of the other rejected ones. *counts* is by stored state, and of the cancelled ones.
+
+    One statement counts both, so that no task is cancelled in between.
+    """
+    if cancelled := counts.pop(ListedState.CANCELLED, 0):
         counts[ListedState.CANCELLED] = cancelled
         counts[ListedState.REJECTED] -= cancelled
         if not counts[ListedState.REJECTED]:

@@ -1,17 +1,19 @@
 """Lists by time of creation, and cancelled tasks as a state of their own in lists and counts."""
 
+import asyncio
 from datetime import datetime
 from typing import Any, cast
 
 import pytest
 from harness.factories import a_delivery, a_task, an_event, at
-from store.conftest import Store
+from msgspec.structs import replace
+from store.conftest import Store, decide_always
 
 from receiver.domain.clock import EPOCH, FAR_FUTURE, first_id
 from receiver.domain.listed_state import ListedState
 from receiver.domain.model import EndReason, TaskState
 from receiver.events.payload import envelope
-from receiver.store.interfaces import AlertStore, TaskSearch
+from receiver.store.interfaces import AlertStore, ById, Change, TaskSearch
 
 
 async def fill(store: Store) -> None:
@@ -103,3 +105,27 @@ async def test_a_count_without_rejected_tasks_has_none(store: Store) -> None:
     await store.tasks.add(cancelled, b"{}")
 
     assert await store.catalog.counts() == {"cancelled": 1}
+
+
+async def test_counts_are_those_of_one_moment_while_tasks_are_cancelled(store: Store) -> None:
+    tasks = [a_task(id=f"tsk_{n}", kling_id=None, external_task_id=f"e{n}", batch="b1") for n in range(60)]
+    for task in tasks:
+        await store.tasks.add(task, b"{}")
+    is_done = asyncio.Event()
+
+    async def cancel() -> None:
+        for task in tasks:
+            ended = replace(task, state=TaskState.REJECTED, end_reason=EndReason.CANCELLED)
+            await store.tasks.apply(ById(id=task.id), decide_always(Change(task=ended)))
+        is_done.set()
+
+    async def count() -> None:
+        while not is_done.is_set():
+            counts = await store.catalog.counts(batch="b1")
+            (batch,) = (await cast("Any", store).batches.list()).items
+            for each in (counts, batch.counts):
+                assert sum(each.values()) == 60
+                assert min(each.values()) > 0
+                assert "rejected" not in each
+
+    await asyncio.gather(cancel(), count(), count())

@@ -78,8 +78,8 @@ async def _counts(connection: Connection, names: Sequence[str]) -> Mapping[str, 
     counts: dict[str, dict[ListedState, int]] = {name: {} for name in names}
     for row in await fetch(connection, "batch_states", {"names": names}):
         counts[row["batch"]][ListedState(row["state"])] = row["tasks"]
-    for row in await fetch(connection, "cancelled_in_batches", {"names": names}):
-        set_cancelled_apart(counts[row["batch"]], row["tasks"])
+    for counted in counts.values():
+        set_cancelled_apart(counted)
     return counts
 
 

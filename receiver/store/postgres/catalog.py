@@ -16,7 +16,7 @@ from receiver.store.cursors import decode_cursor, encode_cursor
 from receiver.store.interfaces import DeliveryView, Page, RouteBacklog
 from receiver.store.list_filters import set_cancelled_apart, state_filter, time_bounds
 from receiver.store.postgres.database import Connection, Reader
-from receiver.store.postgres.queries import fetch, fetch_row, fetch_value
+from receiver.store.postgres.queries import fetch, fetch_row
 
 T = TypeVar("T")
 
@@ -148,8 +148,7 @@ async def counts(connection: Connection, tags: Mapping[str, str] | None, batch: 
     """Count tasks by listed state."""
     arguments = {"tags": tags_filter(tags), "batch": batch}
     counted = {row["state"]: row["tasks"] for row in await fetch(connection, "count_tasks", arguments)}
-    if counted.get(TaskState.REJECTED):
-        set_cancelled_apart(counted, await fetch_value(connection, "count_cancelled_tasks", arguments))
+    set_cancelled_apart(counted)
     return counted
 
 

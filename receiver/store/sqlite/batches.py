@@ -81,8 +81,8 @@ def _counts(connection: sqlite3.Connection, names: Sequence[str]) -> Mapping[str
     counts: dict[str, dict[ListedState, int]] = {name: {} for name in names}
     for row in connection.execute(sql("batch_states"), {"names": json.dumps(names)}):
         counts[row["batch"]][ListedState(row["state"])] = row["tasks"]
-    for row in connection.execute(sql("cancelled_in_batches"), {"names": json.dumps(names)}):
-        set_cancelled_apart(counts[row["batch"]], row["tasks"])
+    for counted in counts.values():
+        set_cancelled_apart(counted)
     return counts
 
 

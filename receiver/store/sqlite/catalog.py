@@ -230,9 +230,7 @@ def counts(connection: sqlite3.Connection, tags: Mapping[str, str] | None, batch
     arguments = {"tags": json.dumps(dict(tags)) if tags else None, "batch": batch}
     found = connection.execute(queries()["count_tasks"].with_optional(arguments), arguments)
     counted = {row["state"]: row["tasks"] for row in found}
-    if counted.get(TaskState.REJECTED):
-        statement = queries()["count_cancelled_tasks"].with_optional(arguments)
-        set_cancelled_apart(counted, connection.execute(statement, arguments).fetchone()["tasks"])
+    set_cancelled_apart(counted)
     return counted
 
 

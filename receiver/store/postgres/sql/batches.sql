@@ -43,15 +43,13 @@ WHERE name = :name
   AND finished_at IS NULL;
 
 -- name: batch_states
--- Counts the tasks of some batches by state.
+-- Counts the tasks of some batches by state; those that an operator cancelled once more.
 SELECT batch, state, COUNT(*) AS tasks
 FROM tasks
 WHERE batch = ANY(:names)
-GROUP BY batch, state;
-
--- name: cancelled_in_batches
--- Counts the tasks of some batches that an operator cancelled.
-SELECT batch, COUNT(*) AS tasks
+GROUP BY batch, state
+UNION ALL
+SELECT batch, 'cancelled' AS state, COUNT(*) AS tasks
 FROM tasks
 WHERE batch = ANY(:names)
   AND state = 'rejected'

@@ -40,17 +40,15 @@ ORDER BY id DESC
 LIMIT :limit;
 
 -- name: count_tasks
--- Counts tasks by state, from an index alone unless a tag is given.
+-- Counts tasks by state, from indexes alone unless a tag is given; those that an operator cancelled once more.
 SELECT state, COUNT(*) AS tasks
 FROM tasks
 WHERE TRUE
   AND batch = :batch -- if batch
   AND CAST(tags AS jsonb) @> CAST(:tags AS jsonb) -- if tags
-GROUP BY state;
-
--- name: count_cancelled_tasks
--- Counts the tasks that an operator cancelled, among the rejected ones.
-SELECT COUNT(*) AS tasks
+GROUP BY state
+UNION ALL
+SELECT 'cancelled' AS state, COUNT(*) AS tasks
 FROM tasks
 WHERE state = 'rejected'
   AND end_reason = 'cancelled'

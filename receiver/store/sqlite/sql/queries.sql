@@ -199,15 +199,13 @@ WHERE name = :name
   AND finished_at IS NULL;
 
 -- name: batch_states
--- Counts the tasks of some batches by state.
+-- Counts the tasks of some batches by state; those that an operator cancelled once more.
 SELECT batch, state, COUNT(*) AS tasks
 FROM tasks
 WHERE batch IN (SELECT value FROM json_each(:names))
-GROUP BY batch, state;
-
--- name: cancelled_in_batches
--- Counts the tasks of some batches that an operator cancelled.
-SELECT batch, COUNT(*) AS tasks
+GROUP BY batch, state
+UNION ALL
+SELECT batch, 'cancelled' AS state, COUNT(*) AS tasks
 FROM tasks
 WHERE batch IN (SELECT value FROM json_each(:names))
   AND state = 'rejected'
@@ -922,17 +920,15 @@ ORDER BY id DESC
 LIMIT :limit;
 
 -- name: count_tasks
--- Counts tasks by state, from an index alone unless a tag is given.
+-- Counts tasks by state, from indexes alone unless a tag is given; those that an operator cancelled once more.
 SELECT state, COUNT(*) AS tasks
 FROM tasks
 WHERE TRUE
   AND batch = :batch -- if batch
   AND NOT EXISTS (SELECT key, value FROM json_each(:tags) EXCEPT SELECT key, value FROM json_each(tasks.tags)) -- if tags
-GROUP BY state;
-
--- name: count_cancelled_tasks
--- Counts the tasks that an operator cancelled, among the rejected ones.
-SELECT COUNT(*) AS tasks
+GROUP BY state
+UNION ALL
+SELECT 'cancelled' AS state, COUNT(*) AS tasks
 FROM tasks
 WHERE state = 'rejected'
   AND end_reason = 'cancelled'
