@@ -60,3 +60,12 @@ async def test_a_time_without_a_zone_is_refused(web: WebApp) -> None:
 
     assert answer.status_code == 400
     assert answer.json()["detail"].startswith("'from' must be a timestamp with a UTC offset, such as 2026-11-22T")
+
+
+@pytest.mark.parametrize("day", ["9999-12-31", "2026-11-30T10:00", "1700000000", "2026-13-01"])
+@pytest.mark.parametrize("path", ["/console/results", "/console/results.zip"])
+async def test_a_text_that_is_no_day_of_results_is_refused(web: WebApp, path: str, day: str) -> None:
+    answer = await web.client.get(path, params={"day": day})
+
+    assert answer.status_code == 400
+    assert "'day' must be a day, such as 2026-11-30" in answer.json()["detail"]

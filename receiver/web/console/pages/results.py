@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
 from typing import Annotated
 from urllib.parse import urlencode
@@ -36,9 +36,10 @@ _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 def _read_day(value: object) -> object:
-    if isinstance(value, str) and _DATE.fullmatch(value):
-        return datetime.fromisoformat(value).replace(tzinfo=UTC)
-    return value
+    """Return the start of a day. The last day of the calendar has no end, so it is none."""
+    if not (isinstance(value, str) and _DATE.fullmatch(value)) or value == f"{date.max}":
+        raise ValueError
+    return datetime.fromisoformat(value).replace(tzinfo=UTC)
 
 
 class ResultQuery(Query):
