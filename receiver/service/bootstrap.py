@@ -59,6 +59,7 @@ from receiver.service.wiring import (
     pending_counter,
 )
 from receiver.settings import Loaded, Settings, secrets_in
+from receiver.settings.store_url import SQLITE
 from receiver.store.disk import real_path
 from receiver.tracking.result_refresher import ResultRefresher
 from receiver.web.resources.health import ReadinessCheck, with_archive_check, with_disk_check
@@ -88,7 +89,7 @@ def _log_start(loaded: Loaded) -> None:
         "service.starting",
         version=__version__,
         configuration=str(loaded.path or "the defaults"),
-        store=str(settings.store.url),
+        store=settings.store.url.removeprefix(SQLITE),
         admin_token="configured" if settings.admin.token else str(settings.data_dir / TOKEN_FILE),
         gateway=f"http://{settings.admin.listen}/kling",
         ends_by="callbacks and polls" if settings.public.url else "polls alone",

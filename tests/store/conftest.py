@@ -134,6 +134,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
+def place(request: pytest.FixtureRequest, path: Path) -> str:
+    """Where the store of ``opener`` is: the path of a file, or the URL of a database."""
+    kind = request.node.callspec.params["opener"]
+    return str(request.getfixturevalue("postgres_url") if kind == "postgres" else path)
+
+
+@pytest.fixture
 def opener(request: pytest.FixtureRequest) -> Opener:
     """Opens the same store each time it is called."""
     if request.param == "postgres":

@@ -126,9 +126,9 @@ async def test_a_caller_cancelled_in_decide_does_not_stop_others(store: Store) -
     assert len(await store.catalog.pushes("tsk_1")) == 2
 
 
-async def test_a_kill_loses_nothing_acknowledged(opener: Opener, path: Path) -> None:
+async def test_a_kill_loses_nothing_acknowledged(opener: Opener, place: str) -> None:
     hammering = subprocess.Popen(
-        [sys.executable, str(TESTS / "store" / "write_until_killed.py"), str(path)],
+        [sys.executable, str(TESTS / "store" / "write_until_killed.py"), place],
         stdout=subprocess.PIPE,
         env={"PYTHONPATH": f"{TESTS}:{TESTS.parent}"},
     )

@@ -15,14 +15,20 @@ from msgspec.structs import replace
 
 from receiver.domain.model import Push, Task
 from receiver.store.interfaces import ById, Change, Decide
+from receiver.store.postgres.database import Address
+from receiver.store.postgres.store import PostgresStore
 from receiver.store.sqlite.store import SqliteStore
 
 CONCURRENT_WRITERS = 32
 TASKS = 8
 
 
-async def write_continuously(path: Path) -> None:
-    store = await SqliteStore.open(path)
+async def write_continuously(place: str) -> None:
+    """Write to the store in a file or at the URL of a PostgreSQL database."""
+    if place.startswith("postgresql:"):
+        store: SqliteStore | PostgresStore = await PostgresStore.open(Address(url=place))
+    else:
+        store = await SqliteStore.open(Path(place))
     for n in range(TASKS):
         await store.tasks.add(a_task(id=f"tsk_{n}"), b"")
     numbers = count()
@@ -50,4 +56,4 @@ def decision_for(n: int) -> Decide:
 
 
 if __name__ == "__main__":
-    asyncio.run(write_continuously(Path(sys.argv[1])))
+    asyncio.run(write_continuously(sys.argv[1]))
