@@ -19,7 +19,7 @@ from chaos.virtual_time import VirtualLoop
 from harness.logs import configure_plain_logs
 from harness.soak_report import RecordCounts
 
-HOURS = env_int("HOURS", 1000)
+HOURS = env_int("HOURS", 500)
 PER_RUN = 1000
 
 pytestmark = pytest.mark.timeout(0)

@@ -149,6 +149,22 @@ async def test_the_duties_of_a_dead_node_are_taken_over(a: Node, b: Node, end_le
     await wait_until(lambda: b.running == set(Duty))
 
 
+async def test_after_an_outage_of_the_database_no_node_replaces_another_at_once(
+    a: Node, b: Node, end_leases: EndLeases
+) -> None:
+    await a.take_all()
+    b.seconds += 60
+    await end_leases()
+
+    for _ in range(3):
+        await b.holder.beat()
+        assert b.duties == []
+    for _ in range(6):
+        b.seconds += TIMING.interval.total_seconds()
+        await b.holder.beat()
+    await wait_until(lambda: b.running == set(Duty))
+
+
 async def test_a_node_that_comes_back_too_late_finds_its_work_cancelled(
     a: Node, b: Node, end_leases: EndLeases
 ) -> None:

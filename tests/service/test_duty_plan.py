@@ -44,6 +44,14 @@ def test_an_ended_lease_is_left_to_its_owner_first() -> None:
     assert (len(first), len(second)) == (0, len(Duty))
 
 
+def test_a_node_that_was_cut_off_itself_takes_only_duties_that_were_given_back() -> None:
+    plan, view = a_plan("b"), a_view("a", "a", "a", None, live="b", ended=True)
+
+    takes = [[lease.instance for lease in plan.to_take(view, may_replace=False)] for _ in range(3)]
+
+    assert takes == [[None], [None], [None]]
+
+
 def test_the_node_with_more_duties_takes_a_free_one_later() -> None:
     plan, view = a_plan(), a_view("a", "b", "b", None, live="abc")
 

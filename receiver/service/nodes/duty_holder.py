@@ -22,6 +22,8 @@ log = structlog.get_logger()
 
 _SHORTEST_PAUSE = 0.05
 _LEAVE_LIMIT = 2.0
+_LONG_PAUSE = 2
+"""After a pause of so many intervals, a node was cut off from the database, as others may have been."""
 
 
 class DutyHolder:
@@ -53,6 +55,8 @@ class DutyHolder:
         self._hand_overs = TaskSet("duty.not_handed_over")
         self._is_leaving = False
         self._is_cut_off = False
+        self._renewed_at = monotonic()
+        self._in_contact_since = float("-inf")
 
     async def run(self, stop: asyncio.Event) -> None:
         """Do duties until *stop*; then finish what is in flight and give the duties back. Raises if a part fails."""
@@ -109,12 +113,16 @@ class DutyHolder:
                 f"Another process has taken the name of this node, {self._node.name!r}.",
                 remedy="Give each node a name of its own in [store] node.",
             )
+        if began - self._renewed_at > _LONG_PAUSE * self._timing.interval.total_seconds():
+            self._in_contact_since = self._monotonic()
+        self._renewed_at = began
         await self._reconcile(view, began)
         self._on_view(view)
         return view
 
     async def _take_free(self, view: NodesView) -> None:
-        for lease in self._plan.to_take(view):
+        contact = self._monotonic() - self._in_contact_since
+        for lease in self._plan.to_take(view, may_replace=contact >= self._timing.lifetime.total_seconds()):
             began = self._monotonic()
             if await self._store.take(self._node, lease.duty, epoch=lease.epoch, lifetime=self._timing.lifetime):
                 log.info("duty.taken", duty=lease.duty, epoch=lease.epoch + 1, from_node=lease.node)

@@ -1,7 +1,7 @@
 """Which duties a node takes, and which it hands over. Pure: what the store knows is an argument.
 
-A lease that ended without being given back is seen twice before it is taken. So its owner, which may only have been
-cut off from the database, is the first that can renew it.
+A lease that ended without being given back is seen twice before it is taken, and not by a node that has just been cut
+off from the database itself. So its owner, which may have been cut off too, is the first that can renew it.
 """
 
 from collections import Counter
@@ -45,8 +45,8 @@ class DutyPlan:
     _sightings: dict[tuple[Duty, int], int] = field(default_factory=dict)
     _handed_over_at: float = float("-inf")
 
-    def to_take(self, view: NodesView) -> Sequence[Lease]:
-        """Return the ended leases to take now.
+    def to_take(self, view: NodesView, *, may_replace: bool = True) -> Sequence[Lease]:
+        """Return the ended leases to take now; without *may_replace* only those that were given back.
 
         The node with the fewest duties is the first to take one; the others give it time for that.
         """
@@ -54,7 +54,7 @@ class DutyPlan:
         seen: dict[tuple[Duty, int], int] = {}
         chosen = []
         for lease in view.leases:
-            if not lease.has_ended:
+            if not lease.has_ended or (lease.instance is not None and not may_replace):
                 continue
             key = (lease.duty, lease.epoch)
             seen[key] = self._sightings.get(key, 0) + 1
