@@ -254,13 +254,13 @@ class PollSettings(Section):
 class ArchiveSettings(Section):
     """The archive of results."""
 
-    shared: bool = Field(default=False, description="Whether all nodes on one database have the same folder `dir`.")
     dir: Annotated[Path | None, ReferenceField(read_folder)] = Field(
         default=None, description="Folder for results, downloaded before the event is sent. Empty: no download."
     )
     storage: StorageSettings = Field(
         default_factory=StorageSettings, description="The S3-compatible store that results are copied to."
     )
+    shared: bool = Field(default=False, description="Whether all nodes on one database have the same folder `dir`.")
 
     @property
     def is_on(self) -> bool:

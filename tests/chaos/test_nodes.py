@@ -107,8 +107,7 @@ async def test_killed_nodes_lose_nothing_and_are_replaced(
     async with under_load(tmp_path, postgres_url) as chaos:
         for number in range(KILLS):
             duty = DUTIES[number % len(DUTIES)]
-            killed = await chaos.cluster.holder(duty)
-            assert killed is not None
+            killed = await chaos.cluster.wait_for_holder(duty)
             name = killed.folder.name
             killed.kill()
             began = time.monotonic()
@@ -201,8 +200,7 @@ async def test_slots_hold_for_all_nodes_while_nodes_are_killed(
         async with a_cluster(tmp_path, postgres_url, a_config(kling.url, more=more)) as cluster:
             submitting = [asyncio.create_task(submit(cluster, number)) for number in range(JOBS)]
             await wait_until(lambda: len(sink.bodies) >= JOBS // 6, seconds=60)
-            killed = await cluster.holder("kling")
-            assert killed is not None
+            killed = await cluster.wait_for_holder("kling")
             killed.kill()
             await asyncio.gather(*submitting)
             await wait_until(lambda: len(sink.received) >= JOBS, seconds=60 + JOBS)

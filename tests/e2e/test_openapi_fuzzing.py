@@ -23,7 +23,7 @@ enabled = false
 include-operation-id = "createReplay"
 checks.positive_data_acceptance.enabled = false
 [[operations]]  # Kling refuses made-up bodies, and has no made-up endpoints
-include-operation-id = ["submitTask", "createCallbackUrl"]
+include-operation-id = ["submitTask", "createCallbackUrl", "estimateCost"]
 checks.positive_data_acceptance.enabled = false
 [[operations]]
 include-operation-id = ["getTask", "explainTask", "cancelTask", "retryTask"]

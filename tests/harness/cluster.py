@@ -138,6 +138,18 @@ class Cluster:
         found = await self.fetch("SELECT node FROM leases WHERE duty = $1 AND until > micros_now()", duty)
         return next((node for node in self.nodes if found and node.folder.name == found[0][0]), None)
 
+    async def wait_for_holder(self, duty: str) -> Receiver:
+        """Return the node that does a duty, which may be changing hands."""
+        found: list[Receiver] = []
+
+        async def is_held() -> bool:
+            node = await self.holder(duty)
+            found[:] = [] if node is None else [node]
+            return bool(found)
+
+        await wait_until(is_held, seconds=30, interval=0.05)
+        return found[0]
+
     async def _has_all_duties(self) -> bool:
         rows = await self.fetch("SELECT count(*) FROM leases WHERE until > micros_now()")
         return bool(rows[0][0] == 4)

@@ -75,7 +75,7 @@ script = { command = [] }
         ('max_body = "1MiB"\n', "config.toml:1: max_body: unknown key; it belongs in [callbacks]"),
         ('[poll]\nmax_body = "1MiB"\n', "config.toml:2: poll.max_body: unknown key; it belongs in [callbacks]"),
         ('listen = "x"\n', "config.toml:1: listen: unknown key; it belongs in [public] or [admin]"),
-        ("[archive]\nzzz = 1\n", 'config.toml:2: archive.zzz: unknown key; expected: "dir", "storage"'),
+        ("[archive]\nzzz = 1\n", 'config.toml:2: archive.zzz: unknown key; expected: "dir", "storage", "shared"'),
         ("[store]\npath = 'x'", 'config.toml:2: store.path: unknown key; expected: "url"'),
         ("kling = 3", "config.toml:1: kling: must be one section; start it with [kling]"),
         ("[[poll]]\n", "config.toml:1: poll: must be one section; start it with [poll]"),
