@@ -154,7 +154,7 @@ def forgets_replays(patch: Patch) -> None:
     [
         (rolls_back_commits, "not stored", 1),
         (keeps_stale_claims, "is not finished", 1),
-        (lets_state_regress, "moves back from", 10),
+        (lets_state_regress, "moves back from", 15),
         (claims_twice, "is sent", 1),
         (trusts_every_callback, "unverified event to", 1),
         (keeps_forged_ends, "by a signed push, which is lost", 2),
@@ -163,7 +163,7 @@ def forgets_replays(patch: Patch) -> None:
         (skips_lookup_before_resubmit, "was created 2 times", 2),
         (forgets_batches, "a wrong event", 1),
         (ignores_operator_hold, "which the operator holds", 3),
-        (cancels_in_flight_tasks, "was cancelled and is", 5),
+        (cancels_in_flight_tasks, "was cancelled and is", 9),
         (forgets_replays, "replay", 1),
     ],
 )

@@ -43,8 +43,10 @@
       show();
       refresh();
     });
-    follow.addEventListener("console-connected", () => { isConnected = true; heardAt = Date.now(); show(); });
-    follow.addEventListener("console-changed", () => { heardAt = Date.now(); show(); refresh(); });
+    // Each message shows that the page is connected: the first one may have come before this file was loaded.
+    const hear = () => { isConnected = true; heardAt = Date.now(); show(); };
+    follow.addEventListener("console-connected", hear);
+    follow.addEventListener("console-changed", () => { hear(); refresh(); });
     for (const name of ["htmx:sse:error", "htmx:sse:close", "htmx:error", "htmx:response:error"]) {
       document.addEventListener(name, (event) => {
         if (event.target !== follow) return;
