@@ -1,5 +1,6 @@
 """An open page follows the store, until the visitor pauses it."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest_asyncio
 from console.pages import log_in
 from harness.browser import Watched, a_page
 from harness.running_service import Receiver, a_config, a_kling, a_receiver, a_sink, a_webhook_route, submit_task
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Route, expect
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -76,6 +77,18 @@ async def test_a_refresh_does_not_disturb_a_selection(visitor: Watched, receiver
         await page.get_by_role("checkbox", name=re.compile("^Select tsk")).uncheck()
         await page.locator("h1").click()
         await expect(page.get_by_text("second")).to_be_visible(timeout=10_000)
+
+
+async def test_a_page_goes_live_although_an_extension_is_loaded_late(visitor: Watched) -> None:
+    async def send_late(route: Route) -> None:
+        await asyncio.sleep(0.5)
+        await route.continue_()
+
+    await visitor.page.route("**/hx-sse.min.js", send_late)
+
+    await visitor.open("/console/tasks")
+
+    await expect(visitor.page.locator("#follow-state")).to_have_text("Live")
 
 
 async def test_a_page_says_that_the_service_is_gone_and_goes_on_when_it_is_back(

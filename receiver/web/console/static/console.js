@@ -55,7 +55,11 @@
         if (event.detail?.status === 401) location.reload(); // the session has ended: this leads to the login
       });
     }
+    // htmx may have read the page before its extension was loaded. Then it has passed over the attribute that connects.
+    const process = () => { if (!follow._htmx) htmx.process(follow); };
+    document.addEventListener("DOMContentLoaded", process);
     setInterval(() => {
+      process();
       // The extension repeats a connection that broke off, but not the first one.
       if (!isConnected && !follow._htmx?.sse) htmx.trigger(follow, "console-connect");
       show();
