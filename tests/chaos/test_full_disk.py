@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from harness.load import START_NUMBER, LoadGenerator, LoadReport, a_load_config, generate_load, wait_until_delivered
-from harness.raw_http import RawResponse, http_request
+from harness.raw_http import http_request, wait_until_answered
 from harness.running_service import (
     Receiver,
     Sink,
@@ -170,7 +170,7 @@ async def test_a_disk_shortage_and_its_end_raise_one_alert_each_through_a_kill(d
             await wait_until(lambda: "alert.disk_full" in sink.types, seconds=60)
             receiver.kill()
             receiver.spawn()
-            assert (await until_answered(url)).status == 503
+            assert (await wait_until_answered("POST", url, a_push_body("processing"))).status == 503
             ready = await http_request("GET", f"{receiver.admin}/readyz")
             disk.fill_until(LOW_WATER + 16 * MIB)
             await receiver.wait_until_ready()
@@ -207,7 +207,7 @@ async def test_a_start_on_a_full_disk_refuses_requests_and_resumes_by_itself(dis
 
         receiver.environ[START_NUMBER] = "1"
         receiver.spawn()
-        answered = await until_answered(url)
+        answered = await wait_until_answered("POST", url, a_push_body("processing"))
         assert (answered.status, answered.headers["retry-after"]) == (503, "5")
         assert (await http_request("GET", f"{receiver.public}/healthz")).status == 200
         disk.fill_until(LOW_WATER + 8 * MIB)
@@ -225,8 +225,8 @@ async def test_a_start_that_waits_for_disk_space_can_be_stopped(disk: SmallDisk,
     disk.fill_until(0)
     try:
         receiver.spawn()
-        answered = await until_answered(f"{receiver.public}/callbacks/{'x' * 43}")
-        ready = await http_request("GET", f"{receiver.admin}/readyz")
+        answered = await wait_until_answered("POST", f"{receiver.public}/callbacks/{'x' * 43}")
+        ready = await wait_until_answered("GET", f"{receiver.admin}/readyz")
         code = await receiver.stop()
     finally:
         if receiver.process is not None and receiver.process.poll() is None:
@@ -238,18 +238,3 @@ async def test_a_start_that_waits_for_disk_space_can_be_stopped(disk: SmallDisk,
     assert f"{disk.folder}/var has 0 KiB free, and starting needs 8192 KiB more" in said["reason"]
     assert "Free some space" in said["remedy"]
     assert code == 0
-
-
-async def until_answered(url: str) -> RawResponse:
-    """Wait until the service answers."""
-    answers: list[RawResponse] = []
-
-    async def is_answered() -> bool:
-        try:
-            answers.append(await http_request("POST", url, a_push_body("processing")))
-        except (OSError, asyncio.IncompleteReadError):
-            return False
-        return True
-
-    await wait_until(is_answered, seconds=60)
-    return answers[0]

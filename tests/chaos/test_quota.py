@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 from chaos.strace import attach, requires_strace
 from harness.factories import a_task
-from harness.raw_http import http_request
+from harness.raw_http import http_request, wait_until_answered
 from harness.running_service import Receiver, a_config, a_push_body, a_receiver, create_callback_url
-from harness.waiting import wait_until
 
 from receiver.domain.errors import StoreUnavailable
 from receiver.store.sqlite import maintenance
@@ -98,8 +97,7 @@ async def test_a_start_at_the_limit_refuses_requests_and_resumes_by_itself(tmp_p
         receiver.spawn()
     assert receiver.process is not None
     try:
-        await wait_until(lambda: bool(receiver.log_entries("service.waiting_for_disk")), seconds=60)
-        ready = await http_request("GET", f"{receiver.admin}/readyz")
+        ready = await wait_until_answered("GET", f"{receiver.admin}/readyz")
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.prlimit(receiver.process.pid, resource.RLIMIT_FSIZE, before)
         await receiver.wait_until_ready()

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from harness.waiting import wait_until
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawResponse:
@@ -83,3 +85,18 @@ async def http_request(
     parts = urlsplit(url)
     async with a_connection(url) as connection:
         return await connection.request(method, parts.path, body, headers)
+
+
+async def wait_until_answered(method: str, url: str, body: bytes = b"", *, seconds: float = 60) -> RawResponse:
+    """Return the first answer at a URL where nothing may listen yet. Raise TimeoutError after *seconds*."""
+    answers: list[RawResponse] = []
+
+    async def is_answered() -> bool:
+        try:
+            answers.append(await http_request(method, url, body))
+        except (OSError, asyncio.IncompleteReadError):
+            return False
+        return True
+
+    await wait_until(is_answered, seconds=seconds, interval=0.05)
+    return answers[0]
