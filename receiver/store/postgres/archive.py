@@ -9,7 +9,7 @@ from receiver.store import rows
 from receiver.store.interfaces import ArchiveUpdate
 from receiver.store.packing import pack
 from receiver.store.postgres.database import Connection, Reader
-from receiver.store.postgres.queries import change, fetch, fetch_value, write_rows
+from receiver.store.postgres.queries import change, fetch, fetch_value, write_each
 from receiver.store.postgres.task_changes import write_events
 from receiver.store.postgres.writer import WriteOp, Writer
 
@@ -65,7 +65,7 @@ async def _save(connection: Connection, group: Sequence[ArchiveUpdate]) -> Seque
 
 
 async def _save_one(connection: Connection, update: ArchiveUpdate) -> None:
-    await write_rows(connection, "insert_asset", [rows.asset_row(update.event_id, asset) for asset in update.assets])
+    await write_each(connection, "insert_asset", [rows.asset_row(update.event_id, asset) for asset in update.assets])
     saved = {
         "id": update.event_id,
         "envelope": pack(update.envelope),

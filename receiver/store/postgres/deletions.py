@@ -9,7 +9,7 @@ from receiver.store.calls import DeleteCall
 from receiver.store.interfaces import StoredTask
 from receiver.store.item_error import ItemError
 from receiver.store.postgres.database import Connection, Reader
-from receiver.store.postgres.queries import change, fetch, fetch_row, write_rows
+from receiver.store.postgres.queries import change, fetch, fetch_row, write_each, write_rows
 from receiver.store.postgres.writer import WriteOp, Writer
 
 
@@ -75,7 +75,7 @@ async def _delete_one(connection: Connection, call: DeleteCall) -> StoredTask | 
     except Conflict as exc:
         return ItemError(exc)
     places = [(rows.storable_text(place), call.task_id) for place in sorted(set(call.places(stored)))]
-    await write_rows(connection, "add_removal", places)
+    await write_each(connection, "add_removal", places)
     await change(connection, "keep_cost", {"task_id": call.task_id})
     await change(connection, "delete_tasks", {"ids": [call.task_id]})
     await write_rows(connection, "insert_action", [rows.action_row(call.action)])

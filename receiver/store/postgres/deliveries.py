@@ -9,7 +9,7 @@ from typing import Unpack
 
 from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import from_micros, micros
-from receiver.domain.model import Attempt, RouteState, Verdict
+from receiver.domain.model import Attempt, DeliveryStatus, RouteState, Verdict
 from receiver.events.factory import RoutedEvent
 from receiver.store import delivery_rows, rows
 from receiver.store.delivery_calls import (
@@ -27,7 +27,15 @@ from receiver.store.delivery_calls import (
 )
 from receiver.store.interfaces import ClaimedDelivery, ClaimedRoutes, ClaimOptions, RecoveredClaims, RouteClaim
 from receiver.store.postgres.database import Connection, Reader
-from receiver.store.postgres.queries import change, fetch, fetch_value, write_rows
+from receiver.store.postgres.queries import (
+    Statement,
+    change,
+    fetch,
+    fetch_value,
+    write_each,
+    write_rows,
+    write_together,
+)
 from receiver.store.postgres.task_changes import write_events
 from receiver.store.postgres.writer import WriteOp, Writer
 
@@ -139,16 +147,13 @@ async def _claim_routes_once(connection: Connection, call: ClaimRoutesCall) -> C
 
 
 async def _record_attempts(connection: Connection, group: Sequence[RecordAttemptCall]) -> Sequence[bool]:
-    claims = await _lock_claims(connection, [call.attempt.delivery_id for call in group])
+    claims, routes = await _lock_claims(connection, [call.attempt.delivery_id for call in group])
     # Each claim is dropped once, so a second verdict on the same delivery is refused.
     results = [drop_claim(claims, call.attempt.delivery_id, call.claim) for call in group]
     valid = [call for call, is_valid in zip(group, results, strict=True) if is_valid]
-    # In one order on all nodes, because a death also raises the total of its route.
-    verdicts = sorted(valid, key=lambda call: call.attempt.delivery_id)
-    await write_rows(connection, "record_verdict", map(verdict_row, verdicts))
-    await write_rows(connection, "insert_attempt", [delivery_rows.attempt_row(call.attempt) for call in valid])
+    await _save_verdicts(connection, valid, routes)
     old = [(call.attempt.delivery_id, call.attempt.number - MAX_ATTEMPTS_RETAINED) for call in valid]
-    await write_rows(
+    await write_each(
         connection, "delete_oldest_attempts", [(delivery, number) for delivery, number in old if number > 0]
     )
     await _save_states(connection, [call.route for call in valid if call.route is not None])
@@ -156,11 +161,27 @@ async def _record_attempts(connection: Connection, group: Sequence[RecordAttempt
     return results
 
 
+async def _save_verdicts(connection: Connection, calls: Sequence[RecordAttemptCall], routes: Mapping[str, str]) -> None:
+    """Store attempts and verdicts. Deaths also raise the total of their route, in one order on all nodes."""
+    deaths: dict[str, list[RecordAttemptCall]] = {}
+    for call in calls:
+        if call.verdict.status is DeliveryStatus.DEAD:
+            deaths.setdefault(routes[call.attempt.delivery_id], []).append(call)
+    for _, dead in sorted(deaths.items()):
+        await write_rows(connection, "record_verdict", map(verdict_row, dead))
+    others = [call for call in calls if call.verdict.status is not DeliveryStatus.DEAD]
+    await write_together(
+        connection,
+        (Statement("record_verdict"), map(verdict_row, others)),
+        (Statement("insert_attempt"), [delivery_rows.attempt_row(call.attempt) for call in calls]),
+    )
+
+
 async def _save_states(connection: Connection, states: Sequence[RouteState]) -> None:
     """Store the states of routes, the last one of each, in one order on all nodes."""
     last = {state.name: state for state in states}
     found = [delivery_rows.route_state_row(state) for _, state in sorted(last.items())]
-    await write_rows(connection, "save_route", found)
+    await write_each(connection, "save_route", found)
 
 
 async def _write_alerts(connection: Connection, raised: Sequence[RoutedEvent]) -> None:
@@ -168,13 +189,14 @@ async def _write_alerts(connection: Connection, raised: Sequence[RoutedEvent]) -
     await write_events(connection, [alert.event for alert in raised], deliveries)
 
 
-async def _lock_claims(connection: Connection, ids: Sequence[str]) -> dict[str, str]:
-    """Lock the claimed ones of some deliveries; return their claims by delivery id."""
-    return {row["id"]: row["claim"] for row in await fetch(connection, "lock_claims", {"ids": ids})}
+async def _lock_claims(connection: Connection, ids: Sequence[str]) -> tuple[dict[str, str], Mapping[str, str]]:
+    """Lock some deliveries; return the claims and the routes of those that are claimed, by delivery id."""
+    found = [row for row in await fetch(connection, "lock_claims", {"ids": ids}) if row["claim"] is not None]
+    return {row["id"]: row["claim"] for row in found}, {row["id"]: row["route"] for row in found}
 
 
 async def _release(connection: Connection, group: Sequence[ReleaseCall]) -> Sequence[bool]:
-    claims = await _lock_claims(connection, [call.delivery_id for call in group])
+    claims, _ = await _lock_claims(connection, [call.delivery_id for call in group])
     results = [drop_claim(claims, call.delivery_id, call.claim) for call in group]
     valid = [call for call, is_valid in zip(group, results, strict=True) if is_valid]
     released = [(micros(call.now), call.delivery_id, call.claim) for call in valid]

@@ -7,7 +7,7 @@ from datetime import datetime
 from receiver.domain.clock import micros
 from receiver.store.calls import SaveDurationsCall
 from receiver.store.postgres.database import Connection, Reader
-from receiver.store.postgres.queries import change, fetch, write_rows
+from receiver.store.postgres.queries import change, fetch, write_each
 from receiver.store.postgres.writer import WriteOp, Writer
 
 
@@ -35,7 +35,7 @@ async def _save(connection: Connection, group: Sequence[SaveDurationsCall]) -> S
     for call in group:
         now = micros(call.now)
         rows = [(kind, json.dumps(samples), now) for kind, samples in sorted(call.durations.items())]
-        await write_rows(connection, "save_durations", rows)
+        await write_each(connection, "save_durations", rows)
         await change(connection, "trim_durations", {"keep": call.keep})
     return [None] * len(group)
 

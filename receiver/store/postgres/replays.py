@@ -13,7 +13,7 @@ from receiver.store.cursors import decode_cursor
 from receiver.store.interfaces import Page
 from receiver.store.postgres import catalog
 from receiver.store.postgres.database import Connection, Reader
-from receiver.store.postgres.queries import change, change_audited, fetch, fetch_row, write_rows
+from receiver.store.postgres.queries import change, change_audited, fetch, fetch_row, write_each, write_rows
 from receiver.store.postgres.writer import WriteOp, Writer
 from receiver.store.replay_rows import (
     advance_arguments,
@@ -124,7 +124,7 @@ async def _add_repeat(connection: Connection, group: Sequence[AddRepeatCall]) ->
 
 
 async def _add(connection: Connection, group: Sequence[AddReplayCall]) -> Sequence[None]:
-    await write_rows(connection, "insert_replay", [replay_row(call.replay) for call in group])
+    await write_each(connection, "insert_replay", [replay_row(call.replay) for call in group])
     await write_rows(connection, "insert_action", [rows.action_row(call.action) for call in group])
     return [None] * len(group)
 

@@ -10,9 +10,9 @@ from receiver.store import delivery_rows, rows
 from receiver.store.interfaces import ByToken, Change
 from receiver.store.postgres.alerts import track_alerts
 from receiver.store.postgres.database import Connection
-from receiver.store.postgres.queries import fetch, update_columns, write_rows
+from receiver.store.postgres.queries import Statement, fetch, write_each, write_rows, write_together
 from receiver.store.postgres.writer import DecidedWriteOp
-from receiver.store.unit_of_work import ApplyCall, UnitOfWork, changed_columns, decide_group, push_rows
+from receiver.store.unit_of_work import ApplyCall, UnitOfWork, decide_group, push_rows
 
 
 async def _load(connection: Connection, group: Sequence[ApplyCall]) -> UnitOfWork:
@@ -30,17 +30,33 @@ async def _load(connection: Connection, group: Sequence[ApplyCall]) -> UnitOfWor
 
 
 async def _write(connection: Connection, unit: UnitOfWork) -> None:
-    for columns, values in changed_columns(unit).items():
-        await update_columns(connection, "save_tasks", columns, values)
+    columns, changed = _changed_columns(unit)
+    save_tasks = Statement("save_tasks", columns, types_of="insert_task")
+    await write_together(connection, (save_tasks, changed), (Statement("insert_push"), push_rows(unit)))
     await write_rows(connection, "save_intent", unit.intents.items())
-    await write_rows(connection, "insert_push", push_rows(unit))
     outcomes = [(outcome.value, *ids) for ids, outcome in unit.outcomes.items()]
     await write_rows(connection, "set_push_outcome", outcomes)
     # In the order of their ids, because each cost also raises a total that other nodes raise.
-    await write_rows(connection, "save_cost", sorted(unit.costs, key=lambda row: str(row[0])))
-    await write_rows(connection, "delete_redundant_pushes", unit.redundant_limits.items())
+    await write_each(connection, "save_cost", sorted(unit.costs, key=lambda row: str(row[0])))
+    await write_each(connection, "delete_redundant_pushes", unit.redundant_limits.items())
     await write_rows(connection, "insert_action", unit.actions)
     await write_events(connection, unit.events, unit.deliveries)
+
+
+def _changed_columns(unit: UnitOfWork) -> tuple[tuple[str, ...], Sequence[rows.Values]]:
+    """Return the columns that change in any task of a group, and the ids and values of the changed tasks.
+
+    An index whose value stays the same costs nothing, so one statement serves all tasks.
+    """
+    values = {task_id: (unit.stored[task_id], rows.changeable_values(task)) for task_id, task in unit.changed.items()}
+    differing = {task_id: pair for task_id, pair in values.items() if pair[0] != pair[1]}
+    chosen = [
+        index
+        for index in range(len(rows.CHANGEABLE))
+        if any(before[index] != after[index] for before, after in differing.values())
+    ]
+    changed = [(task_id, *(after[index] for index in chosen)) for task_id, (_, after) in differing.items()]
+    return tuple(rows.CHANGEABLE[index] for index in chosen), changed
 
 
 async def write_events(connection: Connection, events: Iterable[Event], deliveries: Iterable[Delivery]) -> None:
@@ -52,8 +68,11 @@ async def write_events(connection: Connection, events: Iterable[Event], deliveri
     if any(event.is_alert for event in stored):
         await fetch(connection, "lock_event_order")
         stored, deliveries = await track_alerts(connection, stored, deliveries)
-    await write_rows(connection, "insert_event", map(rows.event_row, stored))
-    await write_rows(connection, "insert_delivery", map(delivery_rows.delivery_row, deliveries))
+    await write_together(
+        connection,
+        (Statement("insert_event"), map(rows.event_row, stored)),
+        (Statement("insert_delivery"), map(delivery_rows.delivery_row, deliveries)),
+    )
 
 
 APPLY: DecidedWriteOp[ApplyCall, UnitOfWork, UnitOfWork, Change | None] = DecidedWriteOp(

@@ -18,7 +18,7 @@ from receiver.store.batch_members import BatchMembership
 from receiver.store.interfaces import ByToken, Change, Decide, TaskRef
 from receiver.store.item_error import ItemError
 from receiver.store.postgres.database import Connection, Reader
-from receiver.store.postgres.queries import change, fetch, fetch_value, write_rows
+from receiver.store.postgres.queries import change, fetch, fetch_value, write_each, write_rows
 from receiver.store.postgres.task_changes import APPLY, write_events
 from receiver.store.postgres.writer import WriteOp, Writer
 from receiver.store.task_calls import AddCall, AddEventsCall, ClaimTasksCall, MakeDueCall, is_key_released
@@ -158,7 +158,7 @@ async def _add(connection: Connection, group: Sequence[AddCall]) -> Sequence[Tas
             known[key] = call.task
         accepted.append(call)
         results.append(call.task)
-    await write_rows(connection, "save_batch", batches.changed_rows())
+    await write_each(connection, "save_batch", batches.changed_rows())
     await write_rows(connection, "insert_task", [rows.new_task_row(call.task) for call in accepted])
     await write_rows(connection, "save_intent", [(call.task.id, call.intent) for call in accepted if call.intent])
     digests = [(call.task.id, call.digest) for call in accepted if call.digest is not None]

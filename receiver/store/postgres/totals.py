@@ -11,7 +11,7 @@ import asyncpg
 from receiver.store.interfaces import StoreSnapshot, Total
 from receiver.store.postgres import catalog
 from receiver.store.postgres.database import Connection, Reader
-from receiver.store.postgres.queries import fetch, fetch_value, write_rows
+from receiver.store.postgres.queries import fetch, fetch_value, write_each
 from receiver.store.postgres.writer import WriteOp, Writer
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ class PostgresTotals:
 
 
 async def _raise_totals(connection: Connection, group: Sequence[tuple[Total, float]]) -> Sequence[None]:
-    await write_rows(connection, "raise_total", sorted(group))
+    await write_each(connection, "raise_total", sorted(group))
     return [None] * len(group)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from receiver.store.postgres.database import Connection, Reader
-from receiver.store.postgres.queries import fetch_value, write_rows
+from receiver.store.postgres.queries import fetch_value, write_each
 from receiver.store.postgres.writer import WriteOp, Writer
 
 
@@ -24,7 +24,7 @@ class PostgresTraceStore:
 
 
 async def _save(connection: Connection, group: Sequence[tuple[str, str]]) -> Sequence[None]:
-    await write_rows(connection, "save_trace", group)
+    await write_each(connection, "save_trace", group)
     return [None] * len(group)
 
 

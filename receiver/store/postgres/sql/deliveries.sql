@@ -1,13 +1,15 @@
 -- Statements about deliveries: their queue, their attempts and the states of their routes.
 
 -- name: insert_delivery
--- Inserts a delivery. Each event has one per route, apart from replays.
+-- Inserts deliveries. Each event has one per route, apart from replays.
 INSERT INTO deliveries (
     id, event_id, route, status, created_at, due_at, attempts, probes, unfinished_claims, claim, replay_of, finished_at
 )
-VALUES (
-    :id, :event_id, :route, :status, :created_at, :due_at, :attempts, :probes, :unfinished_claims, :claim, :replay_of,
-    :finished_at
+SELECT *
+FROM unnest(
+    :id::text[], :event_id::text[], :route::text[], :status::text[], :created_at::bigint[], :due_at::bigint[],
+    :attempts::integer[], :probes::integer[], :unfinished_claims::integer[], :claim::text[], :replay_of::text[],
+    :finished_at::bigint[]
 )
 ON CONFLICT (event_id, route, (CASE WHEN replay_of IS NULL THEN '' ELSE id END)) DO NOTHING;
 
@@ -87,41 +89,33 @@ LEFT JOIN tasks ON tasks.id = events.task_id
 ORDER BY due.due_at, due.id;
 
 -- name: lock_claims
--- Reads and locks the claims of some deliveries, in one order on all nodes.
-SELECT id, claim
+-- Reads and locks the claims of some deliveries, in one order on all nodes. No condition but the ids: without
+-- statistics about a new database the planner would read an index of all deliveries that meet it.
+SELECT id, claim, route
 FROM deliveries
-WHERE status = 'pending'
-  AND claim IS NOT NULL
-  AND id = ANY(:ids)
+WHERE id = ANY(:ids)
 ORDER BY id
 FOR NO KEY UPDATE;
 
 -- name: record_verdict
--- Stores the verdict on a delivery that still has the same claim.
+-- Stores the verdicts on deliveries that still have the same claims.
 UPDATE deliveries
 SET status = verdict.status, due_at = verdict.due_at, finished_at = verdict.finished_at,
     attempts = verdict.attempts, probes = deliveries.probes + verdict.probes, unfinished_claims = 0, claim = NULL
-FROM (
-    SELECT
-        :id::text AS id,
-        :claim::text AS claim,
-        :status::text AS status,
-        :due_at::bigint AS due_at,
-        :finished_at::bigint AS finished_at,
-        :attempts::integer AS attempts,
-        :probes::integer AS probes
-) AS verdict
+FROM unnest(
+    :id::text[], :claim::text[], :status::text[], :due_at::bigint[], :finished_at::bigint[], :attempts::integer[],
+    :probes::integer[]
+) AS verdict (id, claim, status, due_at, finished_at, attempts, probes)
 WHERE deliveries.id = verdict.id
-  AND deliveries.claim = verdict.claim
-  AND deliveries.status = 'pending';
+  AND deliveries.claim = verdict.claim;
 
 -- name: release_delivery
--- Releases a claimed delivery without an attempt.
+-- Releases claimed deliveries without an attempt.
 UPDATE deliveries
-SET due_at = :due_at, claim = NULL
-WHERE id = :id
-  AND claim = :claim
-  AND status = 'pending';
+SET due_at = released.due_at, claim = NULL
+FROM unnest(:due_at::bigint[], :id::text[], :claim::text[]) AS released (due_at, id, claim)
+WHERE deliveries.id = released.id
+  AND deliveries.claim = released.claim;
 
 -- name: count_claimed_deliveries
 -- Counts the claimed deliveries, up to two.
@@ -185,9 +179,13 @@ WHERE id IN (
 );
 
 -- name: insert_attempt
--- Inserts an attempt.
+-- Inserts attempts.
 INSERT INTO attempts (delivery_id, number, started_at, duration, outcome, code, reason, excerpt)
-VALUES (:delivery_id, :number, :started_at, :duration, :outcome, :code, :reason, :excerpt);
+SELECT *
+FROM unnest(
+    :delivery_id::text[], :number::integer[], :started_at::bigint[], :duration::bigint[], :outcome::text[],
+    :code::integer[], :reason::text[], :excerpt::bytea[]
+);
 
 -- name: delete_oldest_attempts
 -- Limits the attempts of one delivery, so that a destination that is down for weeks does not fill the disk.

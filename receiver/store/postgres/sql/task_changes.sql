@@ -20,22 +20,28 @@ WHERE outcome = 'pending'
 ORDER BY id;
 
 -- name: save_tasks
--- Updates the changed columns of a task, given as its id and the new values.
+-- Updates some columns of tasks, given as the tasks' ids and the new values.
 UPDATE tasks
 SET :assignments
-WHERE id = :id;
+FROM unnest(:arrays) AS changed (id, :columns)
+WHERE tasks.id = changed.id;
 
 -- name: insert_push
--- Stores a push as received, without its body if its event has it.
+-- Stores pushes as received, each without its body if its event has it.
 INSERT INTO pushes (id, task_id, source, headers, body, digest, received_at, outcome)
-VALUES (:id, :task_id, :source, :headers, :body, :digest, :received_at, :outcome);
+SELECT *
+FROM unnest(
+    :id::text[], :task_id::text[], :source::text[], :headers::text[], :body::bytea[], :digest::bytea[],
+    :received_at::bigint[], :outcome::text[]
+);
 
 -- name: set_push_outcome
--- Sets the outcome of an earlier push.
+-- Sets the outcomes of earlier pushes.
 UPDATE pushes
-SET outcome = :outcome
-WHERE task_id = :task_id
-  AND id = :id;
+SET outcome = resolved.outcome
+FROM unnest(:outcome::text[], :task_id::text[], :id::text[]) AS resolved (outcome, task_id, id)
+WHERE pushes.task_id = resolved.task_id
+  AND pushes.id = resolved.id;
 
 -- name: delete_redundant_pushes
 -- Limits the stored pushes that changed nothing, so that a flood of them does not fill the disk. Pending pushes are
@@ -61,15 +67,18 @@ WHERE (SELECT COUNT(*) FROM json_object_keys(excluded.charges::json))
    >= (SELECT COUNT(*) FROM json_object_keys(costs.charges::json));
 
 -- name: insert_event
--- Inserts an event.
+-- Inserts events, in this order.
 INSERT INTO events (
     id, task_id, push_id, type, envelope, body, verified, created_at, decisions, archiving, archive_at
 )
-VALUES (
-    :id, :task_id, :push_id, :type, :envelope, :body, :verified, :created_at, :decisions, :archiving, :archive_at
+SELECT *
+FROM unnest(
+    :id::text[], :task_id::text[], :push_id::text[], :type::text[], :envelope::bytea[], :body::bytea[],
+    :verified::text[], :created_at::bigint[], :decisions::text[], :archiving::text[], :archive_at::bigint[]
 );
 
 -- name: insert_action
--- Inserts an audit entry.
+-- Inserts audit entries.
 INSERT INTO actions (at, actor, verb, subject, reason)
-VALUES (:at, :actor, :verb, :subject, :reason);
+SELECT *
+FROM unnest(:at::bigint[], :actor::text[], :verb::text[], :subject::text[], :reason::text[]);

@@ -11,18 +11,22 @@ FROM (
 ) AS keys;
 
 -- name: insert_task
--- Inserts a new task: the columns that never change, then the others.
+-- Inserts new tasks: the columns that never change, then the others.
 INSERT INTO tasks (
     id, origin, created_at, batch, idempotency_key, priority, fair_share, state, updated_at, token_hash, endpoint,
     label, tags, kling_id, external_task_id, reply_to, message, kling_state, end_reason, is_end_unverified, slot_key,
     weight, attempts, poll_count, empty_result_count, redundant_push_count, started_at, polled_at, push_poll_at,
     stuck_at, due_at, expires_at, client_callbacks
 )
-VALUES (
-    :id, :origin, :created_at, :batch, :idempotency_key, :priority, :fair_share, :state, :updated_at, :token_hash,
-    :endpoint, :label, :tags, :kling_id, :external_task_id, :reply_to, :message, :kling_state, :end_reason,
-    :is_end_unverified, :slot_key, :weight, :attempts, :poll_count, :empty_result_count, :redundant_push_count,
-    :started_at, :polled_at, :push_poll_at, :stuck_at, :due_at, :expires_at, :client_callbacks
+SELECT *
+FROM unnest(
+    :id::text[], :origin::text[], :created_at::bigint[], :batch::text[], :idempotency_key::text[], :priority::integer[],
+    :fair_share::text[], :state::text[], :updated_at::bigint[], :token_hash::bytea[], :endpoint::text[], :label::text[],
+    :tags::text[], :kling_id::text[], :external_task_id::text[], :reply_to::text[], :message::text[],
+    :kling_state::text[], :end_reason::text[], :is_end_unverified::boolean[], :slot_key::text[], :weight::integer[],
+    :attempts::integer[], :poll_count::integer[], :empty_result_count::integer[], :redundant_push_count::integer[],
+    :started_at::bigint[], :polled_at::bigint[], :push_poll_at::bigint[], :stuck_at::bigint[], :due_at::bigint[],
+    :expires_at::bigint[], :client_callbacks::text[]
 );
 
 -- name: tasks_by_idempotency_key
@@ -38,9 +42,10 @@ SET idempotency_key = NULL
 WHERE id = :task_id;
 
 -- name: insert_request_digest
--- Stores the digest of a request with an idempotency key.
+-- Stores the digests of requests with an idempotency key.
 INSERT INTO request_digests (task_id, digest)
-VALUES (:task_id, :digest);
+SELECT *
+FROM unnest(:task_id::text[], :digest::bytea[]);
 
 -- name: request_digest
 -- Reads the digest of the request that created a task.
@@ -49,9 +54,10 @@ FROM request_digests
 WHERE task_id = :task_id;
 
 -- name: save_intent
--- Stores the body of a submit.
+-- Stores the bodies of submits.
 INSERT INTO intents (task_id, body)
-VALUES (:task_id, :body)
+SELECT *
+FROM unnest(:task_id::text[], :body::bytea[])
 ON CONFLICT (task_id) DO UPDATE SET body = excluded.body;
 
 -- name: intent
