@@ -140,7 +140,7 @@ def _routes(services: AdminServices, console: Console) -> Sequence[Route]:
         _route("/api/diagnostics", GET=diagnostics.show),
         _route("/api/nodes", GET=NodeApi(services.nodes).list),
         _route("/api/probes", POST=diagnostics.register_probe),
-        _route("/api/console/links", POST=ConsoleApi(console.links).create_link),
+        _route("/api/console/links", POST=ConsoleApi(console.links, load_pages=console.load).create_link),
         _route("/results/{task}/{file}", GET=services.results.show),
         _route("/api/config/diff", GET=config.diff),
         _route("/api/config/reload", POST=config.reload),

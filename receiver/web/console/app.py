@@ -76,6 +76,10 @@ class Console:
             *(route for page in pages for route in page.routes(gate)),
         ]
 
+    async def load(self) -> None:
+        """Load what every page needs, for a visitor who comes next."""
+        await self._renderer.load()
+
     def error_response(self, scope: Scope, problem: Problem) -> Response:
         """Return an error as a page, for a visitor with the menu."""
         request = Request(scope)

@@ -117,6 +117,7 @@ class Gate:
             session = self.session(request)
             if session is None:
                 return login_redirect(request)
+            await self._renderer.load()
             visit = Visit(request, session, self._renderer)
             if request.method != "POST" or action is None:
                 return await handler(visit)
@@ -134,6 +135,7 @@ class Gate:
             if session is None:
                 return login_redirect(request)
             check_action(request, session.visitor)
+            await self._renderer.load()
             return await handler(Visit(request, session, self._renderer))
 
         _check_path(path)

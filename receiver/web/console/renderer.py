@@ -1,7 +1,10 @@
 """Fills the console's templates. All values are escaped, and an unknown name in a template is an error."""
 
-from collections.abc import Mapping
-from functools import cached_property
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from datetime import datetime
+from functools import cached_property, lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -33,28 +36,39 @@ SECURITY_HEADERS: Mapping[str, str] = {
 }
 
 
+_FIRST_TEMPLATE = "layout.html"  # all pages extend it; the login needs no other one
+_PAUSE = 0.5  # seconds; the other templates are not compiled while the first page is made
+
+
 class Renderer:
-    """Turns templates into responses. The first page loads the template engine: a start does not need it."""
+    """Turns templates into responses. The first visitor loads the template engine: a start does not need it."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._loaded: asyncio.Future[None] | None = None
+
+    async def load(self) -> None:
+        """Load the engine and the common template, and the others soon after. Call this before the first page.
+
+        All of it takes 0.2 s of CPU time. A thread does it, so that no callback waits for it.
+        """
+        if self._loaded is None:
+            loop = asyncio.get_running_loop()
+            self._loaded = loop.run_in_executor(None, self._compile, [_FIRST_TEMPLATE])
+            self._loaded.add_done_callback(lambda _: loop.call_later(_PAUSE, self._load_others, loop))
+        await asyncio.shield(self._loaded)
+
+    def _load_others(self, loop: asyncio.AbstractEventLoop) -> None:
+        with suppress(RuntimeError):  # the service is stopping
+            loop.run_in_executor(None, self._compile, self._templates.list_templates())
+
+    def _compile(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._templates.get_template(name)
 
     @cached_property
     def _templates(self) -> "Environment":
-        from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 -- see above
-
-        templates = Environment(
-            loader=PackageLoader("receiver.web.console"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            auto_reload=False,
-        )
-        templates.filters |= formats.FILTERS
-        templates.filters["ago"] = lambda at: formats.ago(at, self._clock.now())
-        templates.globals |= {"navigation": NAVIGATION, "static": static_url, "version": __version__}
-        return templates
+        return template_engine(self._clock.now)
 
     def page(
         self,
@@ -81,3 +95,22 @@ class Renderer:
             **values,
         )
         return Response(html, status, headers=SECURITY_HEADERS, media_type="text/html")
+
+
+@lru_cache(maxsize=1)
+def template_engine(now: Callable[[], datetime]) -> "Environment":
+    """Return the template engine. After a reload the new console uses it again, with its compiled templates."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 -- a start does not need it
+
+    templates = Environment(
+        loader=PackageLoader("receiver.web.console"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    templates.filters |= formats.FILTERS
+    templates.filters["ago"] = lambda at: formats.ago(at, now())
+    templates.globals |= {"navigation": NAVIGATION, "static": static_url, "version": __version__}
+    return templates

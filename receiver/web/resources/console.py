@@ -1,5 +1,6 @@
 """One-time links to the console over HTTP."""
 
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 from starlette.requests import Request
@@ -18,13 +19,16 @@ from receiver.web.params import actor, read_json_body, read_query
 class ConsoleApi:
     """Answers ``/api/console``."""
 
-    def __init__(self, links: LoginLinks) -> None:
+    def __init__(self, links: LoginLinks, *, load_pages: Callable[[], Awaitable[None]]) -> None:
+        """*load_pages* loads what the console's pages need, because a browser opens them next."""
         self._links = links
+        self._load_pages = load_pages
 
     async def create_link(self, request: Request) -> Response:
         """Create a link that logs a browser in, under the name of the acting user."""
         read_query(request, NoQuery)
         await read_json_body(request, EmptyBody)
+        await self._load_pages()
         secret, expires_at = self._links.create(Visitor(role=Role.ADMIN, name=actor(request)))
         return serializers.json_response(
             ConsoleLink(path=f"{LOGIN}/{secret}", expires_at=iso(expires_at)), HTTPStatus.CREATED

@@ -56,19 +56,19 @@ class LoginPages:
 
     async def show(self, request: Request) -> Response:
         """Show the form."""
-        return self._form(request, back=local_path(request.query_params.get("next", "")))
+        return await self._form(request, back=local_path(request.query_params.get("next", "")))
 
     async def log_in(self, request: Request) -> Response:
         """Start a session for a token."""
         form = await read_form(request)
         back, client, now = local_path(form.get("next", "")), peer_name(request.client), self._clock.monotonic()
         if not self._failures.allows(client, now):
-            return self._form(request, back=back, error=_TOO_MANY, status=HTTPStatus.TOO_MANY_REQUESTS)
+            return await self._form(request, back=back, error=_TOO_MANY, status=HTTPStatus.TOO_MANY_REQUESTS)
         visitor = self._credentials.visitor(form.get("token", ""), name=_name(form.get("name", "")))
         if visitor is None:
             self._failures.record(client, now)
             log.warning("console.login_refused", client=client)
-            return self._form(request, back=back, error=_NOT_ADMITTED, status=HTTPStatus.UNAUTHORIZED)
+            return await self._form(request, back=back, error=_NOT_ADMITTED, status=HTTPStatus.UNAUTHORIZED)
         return self._start(request, visitor, back)
 
     async def redeem_link(self, request: Request) -> Response:
@@ -77,7 +77,7 @@ class LoginPages:
             return Response()
         visitor = self._links.redeem(request.path_params["link"])
         if visitor is None:
-            return self._form(request, back=HOME, error=_DEAD_LINK, status=HTTPStatus.UNAUTHORIZED)
+            return await self._form(request, back=HOME, error=_DEAD_LINK, status=HTTPStatus.UNAUTHORIZED)
         return self._start(request, visitor, HOME)
 
     def _start(self, request: Request, visitor: Visitor, back: str) -> Response:
@@ -102,7 +102,10 @@ class LoginPages:
         response.delete_cookie(self._cookie, httponly=True, samesite="strict")
         return response
 
-    def _form(self, request: Request, *, back: str, error: str = "", status: HTTPStatus = HTTPStatus.OK) -> Response:
+    async def _form(
+        self, request: Request, *, back: str, error: str = "", status: HTTPStatus = HTTPStatus.OK
+    ) -> Response:
+        await self._renderer.load()
         response = self._renderer.page(request, "login.html", title="Log in", back=back, error=error, status=status)
         if status is HTTPStatus.TOO_MANY_REQUESTS:
             response.headers["retry-after"] = str(int(_RETRY_AFTER.total_seconds()))

@@ -1,5 +1,6 @@
 """The manual, rendered from its Markdown."""
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,12 +26,12 @@ _LINK = re.compile(r"([a-z0-9-]+)\.md(#.*)?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManualPage:
-    """One page of the manual: its title, its sentence of purpose, and the whole page as HTML."""
+    """One page of the manual: its title, its sentence of purpose, and the whole page as Markdown."""
 
     subject: str
     title: str
     purpose: str
-    html: Markup
+    source: str
 
 
 class ManualPages:
@@ -60,7 +61,9 @@ class ManualPages:
         page = manual().get(visit.request.path_params["subject"])
         if page is None:
             raise NotFound("The manual has no such page.")
-        return visit.page("manual_page.html", title=page.title, live=False, page=page, pages=list(manual().values()))
+        html = await asyncio.to_thread(html_of, page.subject)  # the first time, a long page takes 0.1 s
+        pages = list(manual().values())
+        return visit.page("manual_page.html", title=page.title, live=False, page=page, html=html, pages=pages)
 
 
 @cache
@@ -79,22 +82,24 @@ def _images() -> Mapping[str, bytes]:
 
 
 def _page(subject: str, source: str) -> ManualPage:
+    title, purpose, *_ = source.split("\n\n", 2)
+    title, purpose = title.removeprefix("# "), " ".join(purpose.split())
+    return ManualPage(subject=subject, title=title, purpose=purpose, source=source)
+
+
+@cache
+def html_of(subject: str) -> Markup:
+    """Return a page of the manual as HTML."""
     from markdown_it import MarkdownIt  # noqa: PLC0415 -- only readers of the manual need it
 
-    title, purpose, *_ = source.split("\n\n", 2)
     # HTML in a page would be text. The pages are our own, and every address is checked here.
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
-    tokens = markdown.parse(source)
+    tokens = markdown.parse(manual()[subject].source)
     _add_anchors(tokens)
     _rewrite_links(tokens)
     html = markdown.renderer.render(tokens, markdown.options, {})
     html = html.replace("<pre>", '<pre tabindex="0">')  # it may scroll, so the keyboard must reach it
-    return ManualPage(
-        subject=subject,
-        title=title.removeprefix("# "),
-        purpose=" ".join(purpose.split()),
-        html=Markup(html),  # noqa: S704 -- rendered from the package's own files, without their HTML
-    )
+    return Markup(html)  # noqa: S704 -- rendered from the package's own files, without their HTML
 
 
 def _add_anchors(tokens: Sequence["Token"]) -> None:

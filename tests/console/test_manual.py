@@ -1,0 +1,14 @@
+"""The manual's list reads no more than titles, and a page becomes HTML when someone opens it."""
+
+from receiver.web.console.pages.manual import html_of, manual
+
+
+def test_the_list_makes_no_page_into_html() -> None:
+    html_of.cache_clear()
+
+    pages = manual()
+    listed = html_of.cache_info().currsize
+    html_of("routes")
+
+    assert pages["routes"].title == "Routes"
+    assert (listed, html_of.cache_info().currsize) == (0, 1)
