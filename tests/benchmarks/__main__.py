@@ -17,6 +17,9 @@ from benchmarks.measures import ALL
 from benchmarks.processes import ROOT
 from benchmarks.profile import PROFILED, write_flame_graph
 
+ONLY_NAMED = ("grown", "postgres")
+"""What takes minutes, or needs a server."""
+
 RESULTS = ROOT / "var" / "bench"
 _HEAD = f"{'figure':<42} {'ours':>10} {'baseline':>10} {'ratio':>6} {'goal':>7}  {'':<6}  range of ratios; notes"
 
@@ -31,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {platform.machine()}\n\n{_HEAD}")
     began = time.perf_counter()
     measured = []
-    for name in options.only or [each for each in ALL if each != "grown"]:  # which takes minutes
+    for name in options.only or [each for each in ALL if each not in ONLY_NAMED]:
         for measurement in ALL[name](size):
             print(_row(measurement), flush=True)
             measured.append(measurement)
@@ -52,7 +55,9 @@ def _write(measured: Sequence[Measurement], file: Path | None) -> Path:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make bench ARGS=", description=__doc__)
     parser.add_argument("--only", action="append", choices=list(ALL), help="measure only this; may be repeated")
-    parser.add_argument("--peers", action="store_true", help="compare with hookspool and Node-RED; installs them")
+    parser.add_argument(
+        "--peers", action="store_true", help="compare with hookspool, Node-RED and procrastinate; installs them"
+    )
     parser.add_argument("--profile", choices=PROFILED, help="write a flame graph of this instead")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there instead of var/bench")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a goal is missed")

@@ -1,7 +1,8 @@
 """Other programs that people would use instead, installed for a run on request: ``make bench ARGS=--peers``.
 
 hookspool stores each webhook before it answers and delivers it signed. Node-RED passes it on without storing or
-signing it. Both are installed into ``var/peers``, from the package registries that pip and npm use.
+signing it. procrastinate is a queue in PostgreSQL. All are installed into ``var/peers``, from the package registries
+that pip and npm use.
 """
 
 import json
@@ -22,6 +23,7 @@ from benchmarks.processes import ROOT, Post, Server, wait_for_port
 from harness.ports import free_port
 
 FOLDER = ROOT / "var" / "peers"
+_PROCRASTINATE = ("procrastinate>=3,<4", "psycopg[binary]", "aiohttp")
 _HOOKSPOOL, _NODE_RED = "hookspool==0.2.0", "node-red@4"  # version 5 needs a newer node than Debian has
 _TOKEN = "a-token-of-these-measurements"
 _HOOKSPOOL_CONFIG = """
@@ -127,6 +129,15 @@ def node_red(sink: int, folder: Path) -> Iterator[Peer]:
     ]
     with _running(command, port, home / "log") as server:
         yield Peer(server=server)
+
+
+def procrastinate_python() -> Path:
+    """Return a Python in which procrastinate is installed."""
+    python = FOLDER / "procrastinate" / "bin" / "python"
+    if not (python.parent / "procrastinate").exists():
+        _install([sys.executable, "-m", "venv", str(python.parent.parent)])
+        _install([str(python), "-m", "pip", "install", "--quiet", *_PROCRASTINATE])
+    return python
 
 
 PEERS: dict[str, Run] = {"hookspool": hookspool, "Node-RED": node_red}

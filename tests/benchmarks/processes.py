@@ -35,7 +35,7 @@ url = "http://127.0.0.1:{public}"
 listen = "127.0.0.1:{admin}"
 token = "{token}"
 [store]
-url = "sqlite:receiver.db"
+{store}
 [kling]
 base_url = "http://127.0.0.1:{kling}"
 api_key = "never used"
@@ -128,16 +128,18 @@ def a_receiver(
     *sinks: int,
     script: str | None = None,
     kling: int = 9,
+    store: str = 'url = "sqlite:receiver.db"',
     env: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Receiver]:
     """Run the receiver with a store in *folder* and routes to *sinks* and *script*. Yield it after READY.
 
-    Without *kling*, the port of a Kling, it calls one that is not there. *env* are further variables.
+    Without *kling*, the port of a Kling, it calls one that is not there. *store* is the configuration of another store,
+    and *env* are further variables.
     """
     public, admin, log, config = free_port(), free_port(), folder / "receiver.log", folder / "config.toml"
     routes = "".join(ROUTE.format(sink=sink, secret=SECRET) for sink in sinks)
     routes += SCRIPT_ROUTE.format(script=script) if script else ""
-    config.write_text(CONFIG.format(public=public, admin=admin, token=TOKEN, kling=kling) + routes)
+    config.write_text(CONFIG.format(public=public, admin=admin, token=TOKEN, kling=kling, store=store) + routes)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         address = folder / "notify"
         address.unlink(missing_ok=True)

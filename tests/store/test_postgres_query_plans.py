@@ -56,7 +56,7 @@ HOT: dict[str, dict[str, Any]] = PAGES | {
     "due_routes": {},
     "claim_deliveries": {"route": "r", "now": 1, "limit": 1, "claim": "c", "until": 2},
     "lock_claims": {"ids": []},
-    "record_verdict": dict.fromkeys(["id", "claim", "status", "due_at", "finished_at", "attempts", "probes"], []),
+    "record_verdict": {name: [] for name in ("id", "claim", "status", "due_at", "finished_at", "attempts", "probes")},
     "release_delivery": {"due_at": [], "id": [], "claim": []},
     "set_push_outcome": {"outcome": [], "task_id": [], "id": []},
     "retry_route_now": {"route": "r", "now": 1},

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import asyncpg
 import pytest
+from asyncpg.connection import LoggedQuery
 from harness.factories import a_delivery, a_push, a_task, an_event, at
 from harness.waiting import wait_until
 from msgspec.structs import replace
@@ -15,20 +16,25 @@ from receiver.store.interfaces import ById, Change
 from receiver.store.postgres.database import Connection
 from receiver.store.postgres.queries import Statement, write_together
 from receiver.store.postgres.store import PostgresStore
+from receiver.store.postgres.writer import Writer
 
 MANY = 40
 DELIVERED = Verdict(status=DeliveryStatus.DELIVERED, due_at=at(5), finished_at=at(5))
 DEAD = Verdict(status=DeliveryStatus.DEAD, due_at=at(5), finished_at=at(5))
 
 
-async def log_statements(store: PostgresStore) -> list[str]:
-    """Return the list of the statements that the store's writer sends from now on."""
+async def log_statements(writer: Writer) -> list[str]:
+    """Return the list of the statements that a writer sends from now on."""
     sent: list[str] = []
 
-    async def log(connection: Connection) -> None:
-        connection.add_query_logger(lambda logged: sent.append(logged.query))
+    def log(logged: LoggedQuery) -> None:
+        if "pg_type" not in logged.query and "'jit'" not in logged.query:  # the driver looks types up once
+            sent.append(logged.query)
 
-    await store._writer.run_alone(log)
+    async def start(connection: Connection) -> None:
+        connection.add_query_logger(log)
+
+    await writer.run_alone(start)
     return sent
 
 
@@ -79,15 +85,15 @@ async def record_all(store: PostgresStore, verdict: Verdict = DELIVERED) -> None
     )
 
 
-async def test_a_group_of_callbacks_takes_five_statements_and_one_of_verdicts_four(postgres_url: str) -> None:
+async def test_a_group_of_callbacks_takes_four_statements_and_so_does_one_of_verdicts(postgres_url: str) -> None:
     async with a_postgres_store(postgres_url) as store:
         await asyncio.gather(*(store.tasks.add(a_task_number(number), b"{}") for number in range(MANY)))
-        sent = await log_statements(store)
+        sent = await log_statements(store._writer)
 
         await asyncio.gather(*(apply(store, number) for number in range(MANY)))
-        assert [statement.split()[0] for statement in sent] == ["BEGIN;", "SELECT", "WITH", "WITH", "COMMIT"]
+        assert [statement.split()[0] for statement in sent] == ["BEGIN;", "SELECT", "WITH", "COMMIT"]
 
-        sent.clear()
+        sent = await log_statements(store.deliveries._writer)
         await record_all(store)
         # The first three claim the deliveries.
         assert [statement.split()[0] for statement in sent][3:] == ["BEGIN;", "SELECT", "WITH", "COMMIT"]
@@ -144,7 +150,7 @@ async def test_large_bodies_are_written_in_several_statements(
     async with a_postgres_store(postgres_url) as store:
         for number in range(4):
             await store.tasks.add(a_task_number(number), b"{}")
-        sent = await log_statements(store)
+        sent = await log_statements(store._writer)
 
         async def write(connection: Connection) -> None:
             await write_together(
@@ -171,3 +177,19 @@ async def test_the_deaths_of_a_group_raise_the_total_of_each_route_once_per_deli
         totals = await store.totals.read()
 
     assert [dict(labels) for total, labels in totals.items() if total.value == "deliveries_dead"] == [{"publish": MANY}]
+
+
+async def test_deliveries_do_not_wait_for_a_group_of_callbacks(postgres_url: str) -> None:
+    async with a_postgres_store(postgres_url) as store:
+        await acknowledge_all(store)
+        other = await asyncpg.connect(postgres_url)
+        await other.execute("BEGIN")
+        await other.execute("SELECT 1 FROM tasks WHERE id = 'tsk_000' FOR UPDATE")
+        callback = asyncio.create_task(store.tasks.apply(ById(id="tsk_000"), decide_always(Change())))
+
+        await record_all(store)
+
+        assert not callback.done()
+        await other.execute("COMMIT")
+        await other.close()
+        await callback

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeAlias
 
 from asyncpg import Record
 
@@ -45,6 +45,10 @@ class Statement:
     name: str
     columns: tuple[str, ...] = ()
     types_of: str = ""
+
+
+Write: TypeAlias = tuple[Statement, Iterable[Sequence[object]]]
+"""A statement that takes arrays, and its rows."""
 
 
 @cache
@@ -110,7 +114,7 @@ async def write_rows(connection: Connection, name: str, rows: Iterable[Sequence[
     await write_together(connection, (Statement(name), rows))
 
 
-async def write_together(connection: Connection, *writes: tuple[Statement, Iterable[Sequence[object]]]) -> None:
+async def write_together(connection: Connection, *writes: Write) -> None:
     """Run some statements that take arrays in one round trip. None of them sees what the others write."""
     last: list[tuple[Statement, Sequence[Sequence[object]]]] = []
     for statement, rows in writes:

@@ -1,4 +1,8 @@
-"""A store in one PostgreSQL database: each node writes in groups, on one connection, and reads on a few others."""
+"""A store in one PostgreSQL database: each node writes in groups, on two connections, and reads on a few others.
+
+Deliveries have a writer of their own. In one with everything else, each of their three short transactions (claim,
+attempt, next claim) would wait for a group of callbacks to reach the disk.
+"""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -57,7 +61,16 @@ class PostgresStore:
     ``broken`` is set when the database can no longer be trusted. The supervisor then stops the service.
     """
 
-    def __init__(self, *, health: Health, writer: Writer, hot: Reader, lists: Reader, between: NodeParts) -> None:
+    def __init__(
+        self,
+        *,
+        health: Health,
+        writer: Writer,
+        delivery_writer: Writer,
+        hot: Reader,
+        lists: Reader,
+        between: NodeParts,
+    ) -> None:
         """*hot* reads on the path of callbacks and deliveries, *lists* reads lists, which may be slow."""
         self._health = health
         self._writer = writer
@@ -66,7 +79,7 @@ class PostgresStore:
         self._resources = AsyncExitStack()
         self.tasks = PostgresTaskStore(writer, hot)
         self.between_nodes = between
-        self.deliveries = PostgresDeliveryQueue(writer, hot)
+        self.deliveries = PostgresDeliveryQueue(delivery_writer, hot)
         self.catalog = PostgresCatalog(lists)
         self.archive = PostgresArchiveStore(writer, hot)
         self.results = PostgresResultStore(lists)
@@ -102,6 +115,8 @@ class PostgresStore:
             cached = 0 if await is_pooled(address) else _CACHED_STATEMENTS
             writing = await Connections.open(address, health, size=1, timeout=timeouts.write, cached=cached)
             stack.push_async_callback(writing.aclose)
+            delivering = await Connections.open(address, health, size=1, timeout=timeouts.write, cached=cached)
+            stack.push_async_callback(delivering.aclose)
             hot = await Connections.open(address, health, size=_MAX_HOT_READS, timeout=timeouts.hot_read, cached=cached)
             stack.push_async_callback(hot.aclose)
             lists = await Connections.open(address, health, size=_MAX_LISTS, timeout=timeouts.list, cached=cached)
@@ -109,7 +124,16 @@ class PostgresStore:
             between = await open_node_parts(address, health, stack)
             writer = Writer(writing, health, metrics=metrics)
             stack.push_async_callback(writer.aclose)
-            store = cls(health=health, writer=writer, hot=hot, lists=lists, between=between)
+            delivery_writer = Writer(delivering, health, metrics=metrics)
+            stack.push_async_callback(delivery_writer.aclose)
+            store = cls(
+                health=health,
+                writer=writer,
+                delivery_writer=delivery_writer,
+                hot=hot,
+                lists=lists,
+                between=between,
+            )
             store._resources = stack.pop_all()
             return store
 

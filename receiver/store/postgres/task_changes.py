@@ -10,7 +10,7 @@ from receiver.store import delivery_rows, rows
 from receiver.store.interfaces import ByToken, Change
 from receiver.store.postgres.alerts import track_alerts
 from receiver.store.postgres.database import Connection
-from receiver.store.postgres.queries import Statement, fetch, write_each, write_rows, write_together
+from receiver.store.postgres.queries import Statement, Write, fetch, write_each, write_rows, write_together
 from receiver.store.postgres.writer import DecidedWriteOp
 from receiver.store.unit_of_work import ApplyCall, UnitOfWork, decide_group, push_rows
 
@@ -32,15 +32,21 @@ async def _load(connection: Connection, group: Sequence[ApplyCall]) -> UnitOfWor
 async def _write(connection: Connection, unit: UnitOfWork) -> None:
     columns, changed = _changed_columns(unit)
     save_tasks = Statement("save_tasks", columns, types_of="insert_task")
-    await write_together(connection, (save_tasks, changed), (Statement("insert_push"), push_rows(unit)))
-    await write_rows(connection, "save_intent", unit.intents.items())
+    independent: Sequence[Write] = (
+        (save_tasks, changed),
+        (Statement("insert_push"), push_rows(unit)),
+        (Statement("save_intent"), unit.intents.items()),
+        (Statement("insert_action"), unit.actions),
+    )
+    if unit.outcomes or unit.redundant_limits:  # of pushes that may be among the new ones
+        await write_together(connection, *independent)
+        independent = ()
     outcomes = [(outcome.value, *ids) for ids, outcome in unit.outcomes.items()]
     await write_rows(connection, "set_push_outcome", outcomes)
     # In the order of their ids, because each cost also raises a total that other nodes raise.
     await write_each(connection, "save_cost", sorted(unit.costs, key=lambda row: str(row[0])))
     await write_each(connection, "delete_redundant_pushes", unit.redundant_limits.items())
-    await write_rows(connection, "insert_action", unit.actions)
-    await write_events(connection, unit.events, unit.deliveries)
+    await write_events(connection, unit.events, unit.deliveries, independent)
 
 
 def _changed_columns(unit: UnitOfWork) -> tuple[tuple[str, ...], Sequence[rows.Values]]:
@@ -59,10 +65,16 @@ def _changed_columns(unit: UnitOfWork) -> tuple[tuple[str, ...], Sequence[rows.V
     return tuple(rows.CHANGEABLE[index] for index in chosen), changed
 
 
-async def write_events(connection: Connection, events: Iterable[Event], deliveries: Iterable[Delivery]) -> None:
+async def write_events(
+    connection: Connection,
+    events: Iterable[Event],
+    deliveries: Iterable[Delivery],
+    independent: Sequence[Write] = (),
+) -> None:
     """Store events and their deliveries, and update the tracked alerts by those that are alerts.
 
-    This must be the last thing that a transaction writes: those with events commit one after the other from here on.
+    Writes that are *independent* of them share their round trip. This must be the last thing that a transaction
+    writes: those with events commit one after the other from here on.
     """
     stored: Sequence[Event] = list(events)
     if any(event.is_alert for event in stored):
@@ -70,6 +82,7 @@ async def write_events(connection: Connection, events: Iterable[Event], deliveri
         stored, deliveries = await track_alerts(connection, stored, deliveries)
     await write_together(
         connection,
+        *independent,
         (Statement("insert_event"), map(rows.event_row, stored)),
         (Statement("insert_delivery"), map(delivery_rows.delivery_row, deliveries)),
     )

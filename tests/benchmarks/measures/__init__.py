@@ -7,6 +7,7 @@ from benchmarks.measures.callbacks import acknowledged, acknowledged_on_one_loop
 from benchmarks.measures.commands import commands, start
 from benchmarks.measures.deliveries import delivered, latency, scripts
 from benchmarks.measures.grown import grown
+from benchmarks.measures.postgres import postgres
 from benchmarks.measures.storage import storage
 from benchmarks.measures.submits import job_file, submits
 from benchmarks.measures.tracing import tracing
@@ -24,5 +25,6 @@ ALL: dict[str, Callable[[Scale], Iterator[Measurement]]] = {
     "job-file": job_file,
     "storage": storage,
     "grown": grown,
+    "postgres": postgres,
     "tracing": tracing,
 }
