@@ -224,7 +224,7 @@ async def _open_context(
 
 def _maintenance(context: Context, tasks: TaskServices, results: ResultServices) -> Mapping[str, Work]:
     """Return the work that watches and cleans up."""
-    work = {**results.work, "measurements": build_measurements(context, tasks.inbox).run}
+    work = {**results.work, **build_measurements(context, tasks.inbox)}
     disk = context.store.disk_space
     return work if disk is None else work | {"disk_monitor": DiskMonitor(disk, tasks.alerts, clock=context.clock).run}
 

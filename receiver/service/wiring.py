@@ -30,7 +30,7 @@ from receiver.net.http_client import HttpClient
 from receiver.service import logs
 from receiver.service.admin_token import admin_token
 from receiver.service.heartbeat import Heartbeat
-from receiver.service.measurements import Measurements
+from receiver.service.measurements import LoopLag, MissedCallbacks
 from receiver.service.reload import Configurable
 from receiver.service.stores import Store
 from receiver.service.supervisor import Work
@@ -275,10 +275,13 @@ def _build_inbox(context: Context, ends: ExpectedEnds, health: CallbackHealth) -
     )
 
 
-def build_measurements(context: Context, inbox: Inbox) -> Measurements:
+def build_measurements(context: Context, inbox: Inbox) -> Mapping[str, Work]:
     """Build the work that measures. Without a public URL no callback is expected, so none can be missed."""
-    missed = (lambda: inbox.missed_callbacks) if context.settings.public.url else None
-    return Measurements(context.metrics, context.store.totals, missed_callbacks=missed, clock=context.clock)
+    work: dict[str, Work] = {"loop_lag": LoopLag(context.metrics, clock=context.clock).run}
+    if context.settings.public.url:
+        missed = MissedCallbacks(context.store.totals, count=lambda: inbox.missed_callbacks, clock=context.clock)
+        work["missed_callbacks"] = missed.run
+    return work
 
 
 def build_reports(

@@ -51,7 +51,8 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
     ``outcome`` is that of the push itself; ``resolved`` maps pending pushes to the outcome they have now.
     ``announce``: an event follows. ``trusted``: the demand of ``[callbacks] verify`` is met.
     ``confirmed`` is the pending push that a poll answer confirms: the event carries its body unchanged.
-    ``contradicts``: a trusted report differs from the final state, and a poll cannot decide or has decided so.
+    ``contradicts``: for the first time, a trusted report differs from the final state, and a poll cannot decide or has
+    decided so. The task keeps its end, and ``kling_state`` becomes the other one.
     """
 
     task: Task
@@ -231,13 +232,14 @@ def _answer_after_end(
         return Transition(task=task, outcome=PushOutcome.STALE)
     agrees = state == task.state
     differing = PushOutcome.FORGED if agrees else PushOutcome.MISMATCH
+    contradicts = state.is_final and not agrees and state != task.kling_state
     return Transition(
-        task=task,
+        task=replace(task, kling_state=state) if contradicts else task,
         outcome=PushOutcome.DUPLICATE if agrees else PushOutcome.MISMATCH,
         resolved={
             push.id: PushOutcome.DUPLICATE if report.state == task.state else differing for push, report in pending
         },
-        contradicts=state.is_final and not agrees,
+        contradicts=contradicts,
     )
 
 
@@ -292,12 +294,13 @@ def _progress_answer(
 
 
 def _redundant_callback(task: Task, state: TaskState, *, trusted: bool, now: datetime) -> Transition:
-    if state == task.kling_state:
+    if state == task.kling_state or (state == task.state and state.is_final):
         return Transition(task=task, outcome=PushOutcome.DUPLICATE)
     if task.state.is_final and state.is_final:
         if can_poll(task):
             return Transition(task=schedule_soon(task, now=now), outcome=PushOutcome.PENDING)
-        return Transition(task=task, outcome=PushOutcome.STALE, contradicts=trusted)
+        told = replace(task, kling_state=state) if trusted else task
+        return Transition(task=told, outcome=PushOutcome.STALE, contradicts=trusted)
     return Transition(task=task, outcome=PushOutcome.STALE)
 
 

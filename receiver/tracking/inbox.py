@@ -34,7 +34,6 @@ log = structlog.get_logger()
 
 _DROPPED_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie"})
 _EMPTY_REPORT = StatusReport(state=None)
-_MAX_CONTRADICTIONS = 1000
 
 
 class Inbox:
@@ -68,7 +67,6 @@ class Inbox:
         self._id_rotation = confirmations.IdRotation()
         self._pending_reports = PendingReports()
         self._push_limiter = PushLimiter()
-        self._contradicted: BoundedDict[str, None] = BoundedDict(_MAX_CONTRADICTIONS)
 
     def apply(self, settings: Settings) -> None:
         """Use *settings* for later pushes."""
@@ -285,9 +283,9 @@ class Inbox:
         return self._enforce_deadlines(_add_event(change, routed))
 
     def _add_contradiction_alert(self, change: Change, *, contradicts: bool) -> Change:
-        """Add an alert, once for each task, if a final state was contradicted."""
+        """Add an alert if a final state was contradicted. The task says whether it was before, also on another node."""
         task = change.task
-        if not contradicts or task is None or task.id in self._contradicted:
+        if not contradicts or task is None:
             return change
         data = {
             "message": f"Kling now reports a final state other than {task.state}, which is kept. See its pushes.",
@@ -337,7 +335,6 @@ class Inbox:
         for event in change.events:
             if event.type == "alert.task_contradicted" and event.task_id is not None:
                 log.warning("task.contradicted", task=event.task_id, status=incoming.report.raw_status)
-                self._contradicted[event.task_id] = None
         if change.push is not None:
             log.info(
                 log_event,

@@ -10,7 +10,7 @@ import pytest
 from receiver.domain.clock import SystemClock
 from receiver.domain.metrics import Metrics
 from receiver.service import measurements
-from receiver.service.measurements import Measurements
+from receiver.service.measurements import LoopLag, MissedCallbacks
 from receiver.store.interfaces import Total
 from receiver.store.sqlite.store import SqliteStore
 
@@ -28,11 +28,11 @@ async def missed(store: SqliteStore) -> float | None:
 
 async def test_the_stored_total_grows_with_missed_callbacks_and_never_falls(store: SqliteStore) -> None:
     counts = iter([0, 2, 1, 2, 3])
-    measuring = Measurements(Metrics(), store.totals, missed_callbacks=lambda: next(counts), clock=SystemClock())
+    measuring = MissedCallbacks(store.totals, count=lambda: next(counts), clock=SystemClock())
 
     seen = []
     for _ in range(5):
-        await measuring.store_missed()
+        await measuring.store()
         seen.append(await missed(store))
 
     assert seen == [0, 2, 2, 2, 3]
@@ -40,38 +40,53 @@ async def test_the_stored_total_grows_with_missed_callbacks_and_never_falls(stor
 
 async def test_a_new_process_continues_the_total_of_earlier_ones(store: SqliteStore) -> None:
     await store.totals.raise_to(Total.CALLBACKS_MISSED, 7)
-    measuring = Measurements(Metrics(), store.totals, missed_callbacks=lambda: 2, clock=SystemClock())
+    measuring = MissedCallbacks(store.totals, count=lambda: 2, clock=SystemClock())
 
-    await measuring.store_missed()
+    await measuring.store()
 
     assert await missed(store) == 9
 
 
-async def test_missed_callbacks_that_are_not_counted_have_no_total(store: SqliteStore) -> None:
-    await Measurements(Metrics(), store.totals, missed_callbacks=None, clock=SystemClock()).store_missed()
+async def test_the_total_goes_on_when_another_node_counts_and_when_the_first_one_counts_again(
+    store: SqliteStore,
+) -> None:
+    counts = [0, 0]
+    nodes = [
+        MissedCallbacks(store.totals, count=lambda number=number: counts[number], clock=SystemClock())  # type: ignore[misc]  # binds this node's number
+        for number in range(2)
+    ]
 
-    assert await missed(store) is None
+    for number, missed_there, total in ((0, 3, 3), (1, 2, 5), (0, 4, 9)):
+        stop = asyncio.Event()
+        counts[number] = 0  # a tenure begins anew
+        counting = asyncio.create_task(nodes[number].run(stop))
+        await asyncio.sleep(0.05)
+        counts[number] = missed_there
+        stop.set()
+        await counting
+
+        assert await missed(store) == total
 
 
 async def test_a_store_that_cannot_write_is_tried_again(tmp_path: Path) -> None:
     free = 0
     store = await SqliteStore.open(tmp_path / "receiver.db", free=lambda _: free)
-    measuring = Measurements(Metrics(), store.totals, missed_callbacks=lambda: 4, clock=SystemClock())
-    await measuring.store_missed()
+    measuring = MissedCallbacks(store.totals, count=lambda: 4, clock=SystemClock())
+    await measuring.store()
     before = await missed(store)
 
     free = 10**12
-    await measuring.store_missed()
+    await measuring.store()
     after = await missed(store)
     await store.aclose()
 
     assert (before, after) == (None, 4)
 
 
-async def test_a_blocked_loop_shows_as_lag(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_blocked_loop_shows_as_lag(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measurements, "INTERVAL", measurements.INTERVAL / 50)
     metrics, stop = Metrics(), asyncio.Event()
-    measuring = Measurements(metrics, store.totals, missed_callbacks=None, clock=SystemClock())
+    measuring = LoopLag(metrics, clock=SystemClock())
 
     running = asyncio.create_task(measuring.run(stop))
     await asyncio.sleep(0)

@@ -63,6 +63,19 @@ async def test_a_forged_end_does_not_cost_the_signed_one(
         assert await ends(system, task.id) == [(f"task.{forged_status}", "none"), ("task.succeed", "signature")]
 
 
+async def test_a_contradicted_end_raises_one_alert_also_if_another_process_is_told_again(tmp_path: Path) -> None:
+    async with a_task_system(tmp_path, callbacks=SIGNED) as system:
+        _task, url = await system.submitter.create_callback_url(endpoint=None)
+        token = url.rpartition("/")[2]
+        await push_signed(system, token, a_body("true", "succeed"))
+        await push_signed(system, token, a_body("true", "failed"))
+
+    async with a_task_system(tmp_path, callbacks=SIGNED) as other:
+        await push_signed(other, token, a_body("true", "failed", task_status_msg="again"))
+
+        assert len(await other.alerts("task_contradicted")) == 1
+
+
 async def test_ends_of_one_moment_are_stored_in_one_transaction(tmp_path: Path) -> None:
     async with a_task_system(tmp_path, callbacks=SIGNED) as system:
         task, url = await system.submitter.create_callback_url(endpoint=None)

@@ -241,6 +241,19 @@ def test_a_report_against_the_end_is_polled_and_never_applied() -> None:
     assert answered.resolved == {"psh_1": PushOutcome.MISMATCH}
 
 
+def test_a_task_is_contradicted_once() -> None:
+    done = apply_callback(a_task(), a_status_report("succeed")).task
+    contradicted = lifecycle.on_poll_answer(done, a_status_report("failed"), now=at(1), poll=POLL, pending=())
+
+    polled = lifecycle.on_poll_answer(contradicted.task, a_status_report("failed"), now=at(2), poll=POLL, pending=())
+    pushed = apply_callback(contradicted.task, a_status_report("failed"), verify=Verify.TERMINAL)
+    agreeing = apply_callback(contradicted.task, a_status_report("succeed"), verify=Verify.TERMINAL)
+
+    assert (contradicted.contradicts, polled.contradicts) == (True, False)
+    assert (pushed.outcome, agreeing.outcome) == (PushOutcome.DUPLICATE, PushOutcome.DUPLICATE)
+    assert polled.task.state is TaskState.SUCCEED
+
+
 STATUSES = st.sampled_from(["submitted", "processing", "succeed", "failed", "simmering"])
 RANK = {TaskState.SUBMITTED: 1, TaskState.PROCESSING: 2, TaskState.SUCCEED: 3, TaskState.FAILED: 3}
 

@@ -39,6 +39,7 @@ log = structlog.get_logger()
 DUTY_OF_WORK: Mapping[str, Duty] = {
     "poller": Duty.KLING,
     "callback_health": Duty.KLING,
+    "missed_callbacks": Duty.KLING,
     "recovery": Duty.KLING,
     "submitter": Duty.KLING,
     "dispatcher": Duty.DELIVERING,
@@ -118,6 +119,7 @@ class Node:
             before_start=self._pass_over_ids,
             on_view=self._see,
             timing=self._timing,
+            monotonic=clock.monotonic,
         )
         signals = NodeSignals(self._links.signals, notifiers, self.identity.instance, has_others=self.has_others)
         own = {name: available(clock, name, part) for name, part in work.items() if name not in DUTY_OF_WORK}
