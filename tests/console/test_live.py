@@ -41,7 +41,7 @@ async def test_a_task_is_watched_live_to_its_delivery(visitor: Watched, receiver
         page = visitor.page
         await page.evaluate("window.stillHere = true")
 
-        await expect(page.get_by_text("hook: attempt 1")).to_be_visible(timeout=20_000)
+        await expect(page.get_by_text("hook: attempt 1")).to_be_visible()
 
         await expect(page.locator("h1")).to_contain_text("succeed")
         assert await page.evaluate("window.stillHere")  # it was not loaded as a whole
@@ -76,7 +76,7 @@ async def test_a_refresh_does_not_disturb_a_selection(visitor: Watched, receiver
         assert await page.get_by_text("second").count() == 0
         await page.get_by_role("checkbox", name=re.compile("^Select tsk")).uncheck()
         await page.locator("h1").click()
-        await expect(page.get_by_text("second")).to_be_visible(timeout=10_000)
+        await expect(page.get_by_text("second")).to_be_visible()
 
 
 async def test_a_page_goes_live_although_an_extension_is_loaded_late(visitor: Watched) -> None:
@@ -98,8 +98,8 @@ async def test_a_page_says_that_the_service_is_gone_and_goes_on_when_it_is_back(
     await expect(page.locator("#follow-state")).to_have_text("Live")
 
     receiver.kill()
-    await expect(page.locator("#follow-state")).to_have_text("Connecting", timeout=60_000)
+    await expect(page.locator("#follow-state")).to_have_text("Connecting")
 
     await receiver.start()
-    await page.wait_for_url(re.compile("/console/login"), timeout=60_000)  # a restart ends all sessions
+    await page.wait_for_url(re.compile("/console/login"))  # a restart ends all sessions
     visitor.complaints.clear()  # the browser's words for requests that failed

@@ -1,7 +1,6 @@
 """A job from the form to its thumbnail, watched live: the real service and a simulated Kling."""
 
 import re
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -32,7 +31,6 @@ async def test_a_job_is_submitted_by_the_form_and_watched_until_its_thumbnail(br
         a_page(browser, receiver.admin) as visitor,
     ):
         page = visitor.page
-        page.set_default_timeout(timedelta(seconds=30) / timedelta(milliseconds=1))
         await log_in(visitor, receiver.token)
         await page.get_by_role("navigation", name="Pages").get_by_role("link", name="Submit").click()
         await page.get_by_label("Pictures", exact=False).first.set_input_files(picture)
@@ -49,7 +47,7 @@ async def test_a_job_is_submitted_by_the_form_and_watched_until_its_thumbnail(br
             widths = "[...document.querySelectorAll('.tile img')].map(each => each.naturalWidth)"
             return bool(await page.evaluate(widths) == [320, 320])
 
-        await wait_until(are_drawn, seconds=30)
+        await wait_until(are_drawn)
         sources = await page.locator(".tile img").evaluate_all("all => all.map(each => each.getAttribute('src'))")
         assert all(re.fullmatch(r"/results/tsk_\w+/[01]\.preview\.webp", source) for source in sources)
         await visitor.open("/console")

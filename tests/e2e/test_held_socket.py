@@ -4,63 +4,18 @@
 """
 
 import asyncio
-import fcntl
-import os
-import socket
-import subprocess
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 from random import Random
-from urllib.parse import urlsplit
 
 import pytest
 from chaos.parameters import env_int, fresh_seed
+from harness.held_sockets import SocketHoldingReceiver
 from harness.load import START_NUMBER, LoadGenerator, LoadReport, a_load_config, wait_until_delivered
-from harness.running_service import Receiver, a_sink, run_receiver
+from harness.running_service import a_sink, run_receiver
 from harness.soak_report import RecordCounts
 from harness.waiting import wait_until
 
 RESTARTS = env_int("RESTARTS", 4)
-
-# As systemd does between fork and exec: the sockets become descriptors 3 and 4, named by environment variables.
-LAUNCH = """
-import os, sys
-for place, given in enumerate(sys.argv[1:3]):
-    os.dup2(int(given), 3 + place, inheritable=True)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="2", LISTEN_FDNAMES="public:admin")
-os.execv(sys.executable, [sys.executable, "-m", "receiver", "serve", "--config", sys.argv[3]])
-"""
-
-
-class SocketHoldingReceiver(Receiver):
-    """A receiver whose sockets stay open while the process is down."""
-
-    def __init__(self, folder: Path, config: str, *, environ: Mapping[str, str] | None = None) -> None:
-        super().__init__(folder, config, environ=environ)
-        addresses = (urlsplit(url) for url in (self.public, self.admin))
-        self._held = [socket.create_server((each.hostname or "", each.port or 0), backlog=1024) for each in addresses]
-
-    def spawn(self) -> None:
-        """Start the process with copies of the sockets, clear of descriptors 3 and 4."""
-        given = [fcntl.fcntl(each.fileno(), fcntl.F_DUPFD, 100) for each in self._held]
-        with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", LAUNCH, *map(str, given), str(self.config_path)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=self.environ,
-                cwd=self.folder,
-                pass_fds=given,
-            )
-        for each in given:
-            os.close(each)
-
-    def close_sockets(self) -> None:
-        """Close the sockets."""
-        for each in self._held:
-            each.close()
 
 
 @pytest.mark.soak("restarted under load, sockets held", minutes=8)

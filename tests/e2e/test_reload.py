@@ -122,7 +122,7 @@ async def send_reload(receiver: Receiver, *, by_signal: bool) -> None:
     if by_signal:
         assert receiver.process is not None
         receiver.process.send_signal(signal.SIGHUP)
-        await wait_until(lambda: len(receiver.log_entries("configuration.reloaded")) > done)
+        await wait_until(lambda: len(receiver.log_entries("configuration.reloaded")) > done, interval=0.1)  # a long log
     else:
         async with receiver.client() as client:
             assert (await client.post("/api/config/reload")).status_code == 200
@@ -313,7 +313,8 @@ async def test_sighup_does_not_end_a_service_that_starts_or_stops(tmp_path: Path
 
 # In a session of its own, whose terminal is the given one.
 ON_TERMINAL = """
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may have been started by nohup
 os.setsid()
 fcntl.ioctl(int(sys.argv[1]), termios.TIOCSCTTY, 0)
 os.execv(sys.executable, [sys.executable, "-m", "receiver", "serve", "--config", sys.argv[2]])

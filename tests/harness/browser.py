@@ -8,7 +8,7 @@ from typing import Any
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Request, async_playwright, expect
 
 CHROMIUM = "/usr/bin/chromium"
-_TIMEOUT_MS = 15_000
+_TIMEOUT_MS = 60_000  # a busy machine takes long
 _ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",

@@ -25,6 +25,7 @@ _LABEL_EVERY = 10  # one of this many tasks has a label
 
 _CONNECTION_ERRORS = (OSError, asyncio.IncompleteReadError)
 _RETRY_SECONDS = 0.02  # delay before a client retries
+_ANSWER_SECONDS = 40.0  # a request without an answer then counts as failed; less than a wait for acknowledgements
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,22 +96,29 @@ class LoadGenerator:
     failed_requests: int = 0
     refused_connections: int = 0
     _numbers: Iterator[int] = field(default_factory=lambda: count(867283741759111202))
+    _failure: BaseException | None = None  # of a client, which ends all of them
 
     async def run(self, stop: asyncio.Event) -> None:
         """Mint callback URLs and post each task's statuses in order, until *stop*."""
-        async with asyncio.TaskGroup() as callers:
-            for _ in range(self.client_count):
-                callers.create_task(self._run_client(stop))
+        try:
+            async with asyncio.TaskGroup() as callers:
+                for _ in range(self.client_count):
+                    callers.create_task(self._run_client(stop))
+        except BaseException as exc:
+            self._failure = exc
+            raise
 
     async def wait_for_acknowledged(self, count: int) -> None:
-        """Wait until this many more callbacks are acknowledged."""
+        """Wait until this many more callbacks are acknowledged. Raise AssertionError if the clients have failed."""
         enough = len(self.acknowledged) + count
         try:
-            await wait_until(lambda: len(self.acknowledged) >= enough, seconds=60)
+            await wait_until(lambda: len(self.acknowledged) >= enough or self._failure is not None, seconds=60)
         except TimeoutError:
             counts = f"{len(self.acknowledged)} of {enough} acknowledged, {self.failed_requests} failed"
             seen = f"{counts}, {dict(self.statuses)}"
             raise AssertionError(f"{seen}; the log ends with:\n{self.receiver.log()[-3000:]}") from None
+        if self._failure is not None:
+            raise AssertionError("The clients have ended.") from self._failure
 
     async def _run_client(self, stop: asyncio.Event) -> None:
         pace, loop = self.client_count / self.per_second, asyncio.get_running_loop()
@@ -193,8 +201,9 @@ class _Client:
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
             try:
-                answer = await self.connection.request("POST", path, body)
-            except _CONNECTION_ERRORS:
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    answer = await self.connection.request("POST", path, body)
+            except _CONNECTION_ERRORS:  # TimeoutError is an OSError
                 self.load.failed_requests += 1
                 self.disconnect()
                 await asyncio.sleep(_RETRY_SECONDS)

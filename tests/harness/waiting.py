@@ -6,7 +6,7 @@ from inspect import isawaitable
 
 
 async def wait_until(
-    condition: Callable[[], bool | Awaitable[bool]], *, seconds: float = 10.0, interval: float = 0.005
+    condition: Callable[[], bool | Awaitable[bool]], *, seconds: float = 60.0, interval: float = 0.005
 ) -> None:
     """Wait until *condition* is true, checked every *interval* seconds. Raise TimeoutError after *seconds*."""
     async with asyncio.timeout(seconds):

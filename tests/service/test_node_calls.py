@@ -171,7 +171,7 @@ async def test_nodes_look_by_themselves_if_notifications_are_lost() -> None:
     wake = notifiers.deliveries.subscribe()
     running = asyncio.create_task(NodeSignals(Deaf(), notifiers, "a", has_others=lambda: True).run(stop))  # type: ignore[arg-type]  # it lends no connection
 
-    await wait_until(wake.is_set, seconds=3)
+    await wait_until(wake.is_set)
 
     stop.set()
     await running
