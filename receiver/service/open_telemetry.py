@@ -29,7 +29,8 @@ from receiver.domain.tracing import current_traceparent
 from receiver.kling.client import KlingResponse
 from receiver.service.extras import how_to_install, is_installed
 from receiver.service.tracing import NO_TRACING, Tracing, is_requested
-from receiver.store.interfaces import Change, Decide, TaskRef, TaskStore, TraceStore
+from receiver.store.interfaces import ApplyCall, Change, Decide, TaskRef, TaskStore, TraceStore
+from receiver.tracking.incoming import Callback
 from receiver.tracking.poller import AnswerSink, PollApi
 from receiver.web.callbacks import Inbox
 
@@ -293,6 +294,10 @@ class _TracedInboxStore:
             await self._link(above, change.push.task_id)
         return change
 
+    async def apply_all(self, calls: Sequence[ApplyCall]) -> Sequence[Change | BaseException | None]:
+        applied = (self.apply(call.ref, call.decide, with_pending=call.with_pending) for call in calls)
+        return await asyncio.gather(*applied, return_exceptions=True)
+
     async def _link(self, span: Any, task_id: str) -> None:  # noqa: ANN401 -- the library's own
         """Link a callback's span to the trace of its task, unless it is in that trace."""
         span.set_attribute("task", task_id)
@@ -316,6 +321,10 @@ class _TracedInbox:
     async def accept_callback(self, token: str, headers: Sequence[tuple[str, str]], body: bytes) -> bool:
         with self._tracing.recording("callback", {"size": len(body)}, is_root=True):
             return await self._inbox.accept_callback(token, headers, body)
+
+    async def accept_callbacks(self, callbacks: Sequence[Callback]) -> Sequence[bool | BaseException]:
+        accepted = (self.accept_callback(each.token, each.headers, each.body) for each in callbacks)
+        return await asyncio.gather(*accepted, return_exceptions=True)
 
     async def has_token(self, token: str) -> bool:
         return await self._inbox.has_token(token)

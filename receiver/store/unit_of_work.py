@@ -3,21 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import msgspec
-
 from receiver.domain.model import Delivery, Event, Push, PushOutcome, Task
 from receiver.store import rows
 from receiver.store.cost_rows import cost_row
-from receiver.store.interfaces import ByToken, Change, Decide, TaskRef
+from receiver.store.interfaces import ApplyCall, ByToken, Change, TaskRef
 from receiver.store.item_error import ItemError
-
-
-class ApplyCall(msgspec.Struct, frozen=True, kw_only=True):
-    """One call of ``apply``."""
-
-    ref: TaskRef
-    decide: Decide
-    with_pending: bool
 
 
 @dataclass(slots=True)

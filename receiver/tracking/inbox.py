@@ -3,36 +3,35 @@
 import hashlib
 from collections.abc import Sequence
 from datetime import datetime
-from functools import partial
 
 import structlog
 from msgspec.structs import replace
 
-from receiver.domain import signing
-from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.clock import Clock, Ids, token_hash
+from receiver.domain.errors import ReceiverError
 from receiver.domain.metrics import Metrics
 from receiver.domain.model import Push, PushOutcome, Source, StatusReport, Task, TaskState, Verification
 from receiver.domain.notifier import Notifiers
 from receiver.domain.redaction import Redactor
+from receiver.domain.request_id import continue_request, current_request
 from receiver.domain.signing import SignatureStatus
 from receiver.events.factory import EventFactory, RoutedEvent
 from receiver.kling import parser_thread, protocol
 from receiver.settings import CallbackSettings, Settings
-from receiver.store.interfaces import ById, ByToken, Change, Decide, TaskStore
+from receiver.store.interfaces import ApplyCall, ById, ByToken, Change, Decide, TaskStore
 from receiver.tasks import lifecycle, poll_schedule
 from receiver.tasks.expected_ends import ExpectedEnds
 from receiver.tracking import confirmations, measurements
 from receiver.tracking.callback_health import CallbackHealth
-from receiver.tracking.incoming import Incoming, decode_body
+from receiver.tracking.callback_reader import CallbackReader
+from receiver.tracking.incoming import Callback, Incoming
 from receiver.tracking.notifications import notify_workers
 from receiver.tracking.pending_reports import PendingReports
-from receiver.tracking.push_limiter import USUAL_BYTES, PushKind, PushLimiter
+from receiver.tracking.push_limiter import PushLimiter
 from receiver.tracking.redundant_pushes import count_redundant
 
 log = structlog.get_logger()
 
-_DROPPED_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie"})
 _EMPTY_REPORT = StatusReport(state=None)
 
 
@@ -56,21 +55,20 @@ class Inbox:
         """*redactor* knows the secrets to hide."""
         self._task_store = task_store
         self._event_factory = event_factory
-        self._callbacks = callbacks
         self._ends = ends
         self._health = health
         self._notifiers = notifiers
         self._clock = clock
         self._ids = ids
-        self._redactor = redactor or Redactor()
         self._metrics = metrics or Metrics()
         self._id_rotation = confirmations.IdRotation()
         self._pending_reports = PendingReports()
         self._push_limiter = PushLimiter()
+        self._reader = CallbackReader(callbacks, self._push_limiter, redactor=redactor, clock=clock)
 
     def apply(self, settings: Settings) -> None:
         """Use *settings* for later pushes."""
-        self._callbacks = settings.callbacks
+        self._reader.settings = settings.callbacks
 
     @property
     def missed_callbacks(self) -> int:
@@ -83,30 +81,48 @@ class Inbox:
         Raises MalformedBody if the body is not a JSON object, StoreUnavailable if the callback could not be stored, and
         its subclass TooManyPending if too many pushes of the task are unconfirmed or had no effect.
         """
-        now, hashed = self._clock.now(), token_hash(token)
-        count_large = partial(self._push_limiter.count, hashed, PushKind.LARGE, now=now)
-        headers, decoded = decode_body(headers, body, max_size=self._callbacks.max_body, before_large=count_large)
-        signature = self._check_signature(headers, decoded)
-        is_signed = signature is SignatureStatus.GOOD
-        if decoded is body and len(body) > USUAL_BYTES and not is_signed:
-            count_large()  # before it is searched and parsed, even if that fails
-        body = self._redactor.body(decoded)  # a gateway may quote our key or our callback URL
-        incoming = Incoming(
-            source=Source.CALLBACK,
-            report=await parser_thread.run(len(body), protocol.parse_status, body),
-            body=body,
-            headers=self._clean_headers(headers),
-            signature=signature,
-            at=now,
-        )
-        if not is_signed:
-            self._push_limiter.check(hashed, incoming.kind, now=now)
+        callback = Callback(token=token, headers=headers, body=body, request=current_request())
+        (outcome,) = await self.accept_callbacks([callback])
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    async def accept_callbacks(self, callbacks: Sequence[Callback]) -> Sequence[bool | BaseException]:
+        """Store callbacks in one transaction. Return for each what ``accept_callback`` returns or raises."""
+        outcomes: list[bool | BaseException] = [False] * len(callbacks)
+        received: dict[int, Incoming] = {}
+        for index, callback in enumerate(callbacks):
+            try:
+                received[index] = await self._reader.read(callback)
+            except Exception as exc:  # noqa: BLE001 -- an error of one callback concerns only that one
+                outcomes[index] = exc
+        changes = await self._apply_callbacks(list(received.values())) if received else ()
+        for (index, incoming), change in zip(received.items(), changes, strict=True):
+            continue_request(callbacks[index].request)
+            outcomes[index] = change if isinstance(change, BaseException) else self._conclude(incoming, change)
+        return outcomes
+
+    async def _apply_callbacks(self, received: Sequence[Incoming]) -> Sequence[Change | BaseException | None]:
+        """Apply callbacks together; return the change or the error of each."""
+        changes = list(await self._task_store.apply_all([self._call(incoming) for incoming in received]))
+        for index, change in enumerate(changes):
+            if isinstance(change, _BoundOtherwiseError):
+                changes[index] = await self._apply_bound_otherwise(received[index], change)
+        return changes
+
+    async def _apply_bound_otherwise(
+        self, incoming: Incoming, bound: "_BoundOtherwiseError"
+    ) -> Change | BaseException | None:
+        """Apply a signed push that names another task: what an unsigned push has bound, it may bind anew."""
         try:
-            change = await self._apply_callback(hashed, incoming)
-        except _BoundOtherwiseError as bound:
-            # what an unsigned push has bound, a signed one may bind anew
             is_doubtful = not await self._task_store.has_verified_event(bound.task_id)
-            change = await self._apply_callback(hashed, incoming, old_id=bound.kling_id, rebinds=is_doubtful)
+            call = self._call(incoming, old_id=bound.kling_id, rebinds=is_doubtful)
+            return (await self._task_store.apply_all([call]))[0]
+        except ReceiverError as exc:
+            return exc
+
+    def _conclude(self, incoming: Incoming, change: Change | None) -> bool:
+        """Record and log a stored callback. Return False if its token was unknown."""
         if change is None or change.push is None:
             return False
         if incoming.is_final:
@@ -114,7 +130,7 @@ class Inbox:
         has_effect = change.push.outcome is PushOutcome.APPLIED
         if change.task is not None and not has_effect and not poll_schedule.is_unbound(change.task):
             # not if the task is unknown: one of the pushes may name it
-            self._push_limiter.record(hashed, incoming.kind, now=now)
+            self._push_limiter.record(incoming.token_hash, incoming.kind, now=incoming.at)
         self._log("callback.accepted", change, incoming)
         return True
 
@@ -124,10 +140,11 @@ class Inbox:
         if push.outcome is PushOutcome.APPLIED and task is not None and task.state is TaskState.SUCCEED:
             self._ends.record_end(task, ended_at=incoming.report.updated_at, seen_at=incoming.at)
 
-    async def _apply_callback(
-        self, hashed: bytes, incoming: Incoming, *, old_id: str | None = None, rebinds: bool | None = None
-    ) -> Change | None:
-        """Apply a callback. *rebinds* says whether a signed one replaces *old_id*, None that this is not known yet."""
+    def _call(self, incoming: Incoming, *, old_id: str | None = None, rebinds: bool | None = None) -> ApplyCall:
+        """Return how a callback is applied.
+
+        *rebinds* says whether a signed one replaces *old_id*, None that this is not known yet.
+        """
 
         def decide(task: Task, pending: Sequence[Push]) -> Change:
             if incoming.signature is SignatureStatus.GOOD and lifecycle.differs_from_binding(task, incoming.report):
@@ -140,10 +157,7 @@ class Inbox:
         # the callback may become pending itself, or make the poll for pending pushes unnecessary
         is_signed_end = incoming.signature is SignatureStatus.GOOD and incoming.is_final
         with_pending = incoming.signature is SignatureStatus.ABSENT or is_signed_end
-        return await self._task_store.apply(ByToken(token_hash=hashed), decide, with_pending=with_pending)
-
-    def _clean_headers(self, headers: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-        return self._redactor.headers([header for header in headers if header[0] not in _DROPPED_HEADERS])
+        return ApplyCall(ref=ByToken(token_hash=incoming.token_hash), decide=decide, with_pending=with_pending)
 
     async def has_token(self, token: str) -> bool:
         """Return whether *token* belongs to a live task. This does not use the store's writer."""
@@ -233,7 +247,7 @@ class Inbox:
                 incoming.report,
                 parsed,
                 verified=verified,
-                verify=self._callbacks.verify,
+                verify=self._reader.settings.verify,
                 now=now,
                 poll=self._ends.policy(task),
             )
@@ -323,11 +337,6 @@ class Inbox:
         else:
             return change
         return _add_event(replace(change, task=task), routed)
-
-    def _check_signature(self, headers: Sequence[tuple[str, str]], body: bytes) -> SignatureStatus:
-        if not self._callbacks.signing_secrets:
-            return SignatureStatus.ABSENT
-        return signing.verify(self._callbacks.signing_secrets, dict(headers), body, now=self._clock.now())
 
     def _log(self, log_event: str, change: Change, incoming: Incoming) -> None:
         self._notify(change)

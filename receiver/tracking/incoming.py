@@ -15,16 +15,26 @@ _CODING = "content-encoding"
 _MAX_SHOWN = 40
 
 
+class Callback(msgspec.Struct, frozen=True, kw_only=True):
+    """A callback as received. ``request`` is the number of its request, for the lines of the log."""
+
+    token: str
+    headers: Sequence[tuple[str, str]]
+    body: bytes
+    request: int = 0
+
+
 class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     """A callback or a poll answer, and what it reports. ``task_body`` is the part of an answer that is like a callback.
 
-    ``body`` is decoded, so ``headers`` do not name a content coding.
+    ``body`` is decoded, so ``headers`` do not name a content coding. ``token_hash`` is that of a callback's URL.
     """
 
     source: Source
     report: StatusReport
     body: bytes
     at: datetime
+    token_hash: bytes = b""
     task_body: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
     signature: SignatureStatus = SignatureStatus.ABSENT

@@ -5,6 +5,8 @@ It is plain ASGI because every callback passes here, and there are only two path
 The token is checked before the body is read: a request without a valid token costs one indexed read, and neither
 memory nor the database writer. The write checks it again, because a token may expire or be revoked in between.
 
+Small callbacks with a known token are stored and answered in groups (:mod:`receiver.web.server.request_groups`).
+
 A client that keeps sending bad requests, such as guessed tokens, is no longer logged. It still gets the same
 responses, and a valid token is still accepted: Kling may call through the same proxy.
 """
@@ -22,7 +24,8 @@ from receiver.domain import errors
 from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.clock import token_hash
 from receiver.domain.metrics import Metrics
-from receiver.domain.request_id import begin_request
+from receiver.domain.request_id import begin_request, continue_request
+from receiver.tracking.incoming import Callback
 from receiver.web.probes import Probe, ProbeRegistry, answer
 from receiver.web.server import problems
 from receiver.web.server.allowed_hosts import AllowedHosts, misdirected
@@ -31,6 +34,7 @@ from receiver.web.server.client_address import TrustedProxies
 from receiver.web.server.failure_limiter import FailureLimiter
 from receiver.web.server.httptools_connection import RESPOND
 from receiver.web.server.problems import Problem
+from receiver.web.server.request_groups import WholeRequest
 
 log = structlog.get_logger()
 
@@ -53,6 +57,10 @@ class Inbox(Protocol):
 
         Raises MalformedBody and StoreUnavailable; nothing was stored then.
         """
+        ...
+
+    async def accept_callbacks(self, callbacks: Sequence[Callback]) -> Sequence[bool | BaseException]:
+        """Commit callbacks together. Return for each what ``accept_callback`` returns or raises."""
         ...
 
     async def has_token(self, token: str) -> bool:
@@ -118,21 +126,64 @@ class _PublicApp:
             await self._handle(scope, receive, send)
         except ClientDisconnected:
             log.info("callback.abandoned", peer=self._proxies.client(scope))
-        except Problem as problem:
-            await self._refuse(scope, send, problem)
-        except errors.ReceiverError as error:
-            await self._refuse(scope, send, problems.from_error(error))
-        except Exception:  # noqa: BLE001 -- the boundary of a request
-            # Only the text: a log renderer that prints local variables would print the token.
-            traceback_text = _redacted_traceback(scope)
-            log.error("callback.failed", peer=self._proxies.client(scope), exception=traceback_text)  # noqa: TRY400 -- see above
-            await _send_problem(send, problems.internal_error())
+        except Exception as exc:  # noqa: BLE001 -- the boundary of a request
+            await problems.send_raw(send, *self._refusal(scope, exc))
 
-    async def _refuse(self, scope: Scope, send: Send, problem: Problem) -> None:
-        if scope["path"].startswith(_CALLBACK_PREFIX):
-            self._metrics.callbacks.add(problem.code)
-        self._log_refusal(self._proxies.client(scope), problem)
-        await _send_problem(send, problem)
+    def takes(self, scope: Scope) -> bool:
+        """Return whether a group answers a request: a small callback with a known token."""
+        path: str = scope["path"]
+        if not path.startswith(_CALLBACK_PREFIX) or scope["method"] != "POST":
+            return False
+        headers = dict(scope["headers"])
+        if int(headers.get(b"content-length", _SMALL_BODY)) >= min(_SMALL_BODY, self._max_body + 1):
+            return False
+        is_known = token_hash(path.removeprefix(_CALLBACK_PREFIX)) in self._known_tokens
+        return is_known and b"content-encoding" not in headers and self._is_allowed_host(scope)
+
+    async def answer_group(self, requests: Sequence[WholeRequest]) -> None:
+        """Store callbacks together, and answer each."""
+        began = time.perf_counter()
+        callbacks = [_callback(request) for request in requests]
+        outcomes: Sequence[bool | BaseException]
+        try:
+            outcomes = await self._inbox.accept_callbacks(callbacks)
+        except Exception as exc:  # noqa: BLE001 -- the boundary of these requests
+            outcomes = [exc] * len(requests)
+        seconds, failed = time.perf_counter() - began, []
+        for request, callback, outcome in zip(requests, callbacks, outcomes, strict=True):
+            if outcome is True:
+                self._metrics.callback_seconds.observe(seconds)
+                request.respond(HTTPStatus.OK, _OK_HEADERS, _OK)
+            else:
+                failed.append((request, callback, outcome))
+        for request, callback, outcome in failed:
+            continue_request(callback.request)
+            request.respond(*self._refusal(request.scope, await self._failure(callback.token, outcome=outcome)))
+
+    async def _failure(self, token: str, *, outcome: bool | BaseException) -> BaseException:
+        """Return why a callback with a known token was not accepted, and forget a token that has ended."""
+        if isinstance(outcome, BaseException):
+            try:
+                if not isinstance(outcome, errors.MalformedBody) or await self._inbox.has_token(token):
+                    return outcome
+            except errors.ReceiverError as error:
+                return error
+        self._known_tokens.pop(token_hash(token), None)
+        return problems.not_found()
+
+    def _refusal(self, scope: Scope, error: BaseException) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        """Log and count why a request is refused. Return the response: status, headers and body."""
+        if isinstance(error, Problem | errors.ReceiverError):
+            problem = problems.from_error(error)
+            if scope["path"].startswith(_CALLBACK_PREFIX):
+                self._metrics.callbacks.add(problem.code)
+            self._log_refusal(self._proxies.client(scope), problem)
+        else:
+            problem = problems.internal_error()
+            # Only the text: a log renderer that prints local variables would print the token.
+            log.error("callback.failed", peer=self._proxies.client(scope), exception=_redacted_traceback(scope, error))
+        response = problem.response()
+        return response.status_code, response.raw_headers, bytes(response.body)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not self._is_allowed_host(scope):
@@ -179,9 +230,8 @@ class _PublicApp:
         return is_accepted
 
     async def _read_and_commit(self, token: str, scope: Scope, receive: Receive) -> bool:
-        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
         body = await receive_body(receive, limit=self._max_body)
-        return await self._inbox.accept_callback(token, headers, body)
+        return await self._inbox.accept_callback(token, _headers(scope), body)
 
     async def _answer_probe(self, probe: Probe | None, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a probe of the public URL. Raises ``Problem`` (404) if there is none; its body is not read then."""
@@ -225,13 +275,17 @@ _EXPECTED_STATUSES = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLO
 """Statuses that network scanners cause; they are logged as info."""
 
 
-def _redacted_traceback(scope: Scope) -> str:
-    """Return the current exception's traceback, with the token replaced: an exception may quote it."""
+def _callback(request: WholeRequest) -> Callback:
+    token = request.scope["path"].removeprefix(_CALLBACK_PREFIX)
+    return Callback(token=token, headers=_headers(request.scope), body=request.body, request=begin_request())
+
+
+def _headers(scope: Scope) -> Sequence[tuple[str, str]]:
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+
+
+def _redacted_traceback(scope: Scope, error: BaseException) -> str:
+    """Return an exception's traceback, with the token replaced: an exception may quote it."""
     token = scope["path"].removeprefix(_CALLBACK_PREFIX)
-    text = traceback.format_exc()
+    text = "".join(traceback.format_exception(error))
     return text.replace(token, "***") if token else text
-
-
-async def _send_problem(send: Send, problem: Problem) -> None:
-    response = problem.response()
-    await problems.send_raw(send, response.status_code, response.raw_headers, bytes(response.body))

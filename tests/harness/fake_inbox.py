@@ -1,6 +1,9 @@
 """An inbox in memory, for tests of the public app."""
 
+import asyncio
 from collections.abc import Sequence
+
+from receiver.tracking.incoming import Callback
 
 TOKEN = "kept-to-ourselves-5f2a"
 
@@ -23,6 +26,10 @@ class FakeInbox:
             return False
         self.received.append((headers, body))
         return True
+
+    async def accept_callbacks(self, callbacks: Sequence[Callback]) -> Sequence[bool | BaseException]:
+        accepted = (self.accept_callback(each.token, each.headers, each.body) for each in callbacks)
+        return await asyncio.gather(*accepted, return_exceptions=True)
 
     async def has_token(self, token: str) -> bool:
         self.looked_up.append(token)

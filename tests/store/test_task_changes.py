@@ -11,7 +11,7 @@ from store.conftest import Store, decide_always, record_arguments
 
 from receiver.domain.errors import Conflict
 from receiver.domain.model import Push, PushOutcome, Source, Task, TaskState
-from receiver.store.interfaces import ById, ByToken, Change, TaskRef
+from receiver.store.interfaces import ApplyCall, ById, ByToken, Change, TaskRef
 
 TOKEN = sha256(b"token").digest()
 FIRST = ById(id="tsk_1")
@@ -143,6 +143,29 @@ async def test_a_failing_decide_affects_only_its_caller(store: Store) -> None:
 
     assert [type(result) for result in results] == [*[Change] * 9, LookupError]
     assert len(await store.catalog.pushes("tsk_1")) == 9
+
+
+async def test_calls_made_together_get_each_their_own_result_or_error(store: Store) -> None:
+    for number in (1, 2, 3):
+        await store.tasks.add(a_task(id=f"tsk_{number}", token_hash=bytes([number]) * 32), b"")
+    change = Change(task=a_task(message="changed", token_hash=bytes([1]) * 32))
+    taken = Change(task=a_task(id="tsk_3", token_hash=bytes([2]) * 32))  # the token of another task
+
+    def fail(*_: object) -> Change:
+        raise KeyError("a bug")
+
+    calls = [
+        ApplyCall(ref=FIRST, decide=decide_always(change)),
+        ApplyCall(ref=ById(id="tsk_none"), decide=fail),
+        ApplyCall(ref=ById(id="tsk_2"), decide=fail),
+        ApplyCall(ref=ById(id="tsk_3"), decide=decide_always(taken)),
+    ]
+    written, missing, failed, refused = await store.tasks.apply_all(calls)
+
+    assert (written, missing) == (change, None)
+    assert isinstance(failed, KeyError)
+    assert isinstance(refused, Conflict)
+    assert await store.catalog.task("tsk_1") == change.task
 
 
 async def test_decide_cannot_change_another_task(store: Store) -> None:

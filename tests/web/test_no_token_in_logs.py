@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import timedelta
 
 import pytest
@@ -12,8 +12,11 @@ from harness.logs import capture_logs
 from harness.waiting import let_loop_run, wait_until
 from harness.web_app import Serve
 
+from receiver.domain.bounded_dict import BoundedDict
+from receiver.domain.clock import token_hash
 from receiver.domain.errors import MalformedBody, StoreBroken, StoreUnavailable
 from receiver.settings import Address
+from receiver.tracking.incoming import Callback
 from receiver.web.callbacks import public_app
 from receiver.web.server.allowed_hosts import AllowedHosts
 from receiver.web.server.connections import ConnectionLimits
@@ -42,6 +45,9 @@ class FakeInbox:
                 raise self.outcome
             case _:
                 return await self.outcome()
+
+    async def accept_callbacks(self, callbacks: Sequence[Callback]) -> Sequence[bool | BaseException]:
+        return await asyncio.gather(*(self.accept_callback() for _ in callbacks), return_exceptions=True)
 
     async def has_token(self, *_: object, **__: object) -> bool:
         return self.outcome is not False
@@ -93,6 +99,7 @@ REJECTIONS = [
 ]
 
 
+@pytest.mark.parametrize("is_known", [False, True], ids=["", "known"])
 @pytest.mark.parametrize(("sent", "does", "status"), REJECTIONS)
 async def test_a_refused_request_leaves_no_token_in_the_log(
     serve: Serve,
@@ -101,10 +108,14 @@ async def test_a_refused_request_leaves_no_token_in_the_log(
     sent: bytes,
     does: Exception | bool,
     status: int,
+    is_known: bool,
 ) -> None:
+    known: BoundedDict[bytes, None] = BoundedDict(1)
+    if is_known:
+        known[token_hash(TOKEN)] = None
     with capturing_logs(caplog) as said:
         address = await serve(
-            public_app(FakeInbox(does), max_body=1000, allowed_hosts=ALLOWED_HOSTS),
+            public_app(FakeInbox(does), max_body=1000, allowed_hosts=ALLOWED_HOSTS, known_tokens=known),
             limits=SHORT_LIMITS,
         )
         reader, writer = await asyncio.open_connection(address.host, address.port)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from harness.web_app import SendBytes, Serve
 
 from receiver.domain.request_id import request_id
+from receiver.tracking.incoming import Callback
 from receiver.web.callbacks import public_app
 
 POST = b"POST /callbacks/token HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}"
@@ -20,6 +21,9 @@ class RecordingInbox:
 
     async def has_token(self, token: str) -> bool:
         return bool(token)
+
+    async def accept_callbacks(self, callbacks: Sequence[Callback]) -> Sequence[bool | BaseException]:
+        raise AssertionError(f"{len(callbacks)} callbacks with a token that was not known")
 
     async def accept_callback(self, token: str, headers: Sequence[tuple[str, str]], body: bytes) -> bool:
         seen = [request_id()]

@@ -45,12 +45,13 @@ from receiver.store.interfaces.overview import (
 from receiver.store.interfaces.reports import ReportStore
 from receiver.store.interfaces.results import ResultFilter, ResultPage, ResultStore, StoredResult, TaskResults
 from receiver.store.interfaces.retention import RetentionStore, RetentionTarget, SweepResult
-from receiver.store.interfaces.tasks import ById, ByToken, Change, Decide, TaskRef, TaskStore
+from receiver.store.interfaces.tasks import ApplyCall, ById, ByToken, Change, Decide, TaskRef, TaskStore
 from receiver.store.interfaces.totals import StoreSnapshot, Total, Totals
 from receiver.store.interfaces.traces import TraceStore
 
 __all__ = [
     "AlertStore",
+    "ApplyCall",
     "ArchiveStore",
     "ArchiveUpdate",
     "BriefDelivery",

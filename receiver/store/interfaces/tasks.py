@@ -52,6 +52,14 @@ Decide = Callable[[Task, Sequence[Push]], Change]
 It must be pure: if the transaction is repeated, the store calls it again with a newer row."""
 
 
+class ApplyCall(msgspec.Struct, frozen=True, kw_only=True):
+    """The arguments of one ``apply``."""
+
+    ref: TaskRef
+    decide: Decide
+    with_pending: bool = False
+
+
 class TaskStore(Protocol):
     """Tasks. ``apply`` is the only way to change a stored one."""
 
@@ -83,6 +91,10 @@ class TaskStore(Protocol):
         Return None if there is no such task. Calls for one task run in sequence, and each sees what the previous one
         wrote. *with_pending* also loads the task's pushes that await confirmation.
         """
+        ...
+
+    async def apply_all(self, calls: Sequence[ApplyCall]) -> Sequence[Change | BaseException | None]:
+        """Return for each of *calls* what ``apply`` returns or raises, at less cost than one by one."""
         ...
 
     @property

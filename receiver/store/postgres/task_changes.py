@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 
 from receiver.domain.model import Delivery, Event, Push
 from receiver.store import delivery_rows, rows
-from receiver.store.interfaces import ByToken, Change
+from receiver.store.interfaces import ApplyCall, ByToken, Change
 from receiver.store.postgres.alerts import track_alerts
 from receiver.store.postgres.database import Connection
 from receiver.store.postgres.queries import Statement, Write, fetch, write_each, write_rows, write_together
 from receiver.store.postgres.writer import DecidedWriteOp
-from receiver.store.unit_of_work import ApplyCall, UnitOfWork, decide_group, push_rows
+from receiver.store.unit_of_work import UnitOfWork, decide_group, push_rows
 
 
 async def _load(connection: Connection, group: Sequence[ApplyCall]) -> UnitOfWork:

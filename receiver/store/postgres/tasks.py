@@ -3,6 +3,7 @@
 Each write is one function for a whole group of callers.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
@@ -15,14 +16,13 @@ from receiver.domain.errors import Conflict
 from receiver.domain.model import Delivery, Event, Task, TaskState
 from receiver.store import rows
 from receiver.store.batch_members import BatchMembership
-from receiver.store.interfaces import ByToken, Change, Decide, TaskRef
+from receiver.store.interfaces import ApplyCall, ByToken, Change, Decide, TaskRef
 from receiver.store.item_error import ItemError
 from receiver.store.postgres.database import Connection, Reader
 from receiver.store.postgres.queries import change, fetch, fetch_value, write_each, write_rows
 from receiver.store.postgres.task_changes import APPLY, write_events
 from receiver.store.postgres.writer import WriteOp, Writer
 from receiver.store.task_calls import AddCall, AddEventsCall, ClaimTasksCall, MakeDueCall, is_key_released
-from receiver.store.unit_of_work import ApplyCall
 
 _MAX_KNOWN_TOKENS = 10_000
 
@@ -62,6 +62,11 @@ class PostgresTaskStore:
         if change is not None and change.task is not None and not isinstance(ref, ByToken):
             self._remember_token(change.task)
         return change
+
+    async def apply_all(self, calls: Sequence[ApplyCall]) -> Sequence[Change | BaseException | None]:
+        """Return for each of *calls* what ``apply`` returns or raises."""
+        applied = (self.apply(call.ref, call.decide, with_pending=call.with_pending) for call in calls)
+        return await asyncio.gather(*applied, return_exceptions=True)
 
     def _remember_token(self, task: Task) -> None:
         if task.token_hash is not None:

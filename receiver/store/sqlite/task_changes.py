@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from receiver.domain.model import Delivery, Event, Push, Task
 from receiver.store import delivery_rows, rows
-from receiver.store.interfaces import ByToken, Change
+from receiver.store.interfaces import ApplyCall, ByToken, Change
 from receiver.store.sqlite.alerts import track_alerts
 from receiver.store.sqlite.queries import queries, sql, update_columns, write_rows
 from receiver.store.sqlite.writer import DecidedWriteOp
-from receiver.store.unit_of_work import ApplyCall, UnitOfWork, changed_columns, decide_group, push_rows
+from receiver.store.unit_of_work import UnitOfWork, changed_columns, decide_group, push_rows
 
 
 def _load(connection: sqlite3.Connection, group: Sequence[ApplyCall]) -> UnitOfWork:

@@ -17,7 +17,7 @@ from receiver.domain.errors import Conflict
 from receiver.domain.model import Delivery, Event, Task, TaskState
 from receiver.store import rows
 from receiver.store.batch_members import BatchMembership
-from receiver.store.interfaces import ByToken, Change, Decide, TaskRef
+from receiver.store.interfaces import ApplyCall, ByToken, Change, Decide, TaskRef
 from receiver.store.item_error import ItemError
 from receiver.store.sqlite import catalog
 from receiver.store.sqlite.database import Reader
@@ -25,7 +25,6 @@ from receiver.store.sqlite.queries import queries, sql, write_rows
 from receiver.store.sqlite.task_changes import APPLY, write_events
 from receiver.store.sqlite.writer import WriteOp, Writer
 from receiver.store.task_calls import AddCall, AddEventsCall, ClaimTasksCall, MakeDueCall, is_key_released
-from receiver.store.unit_of_work import ApplyCall
 
 _MAX_KNOWN_TOKENS = 10_000
 
@@ -64,6 +63,11 @@ class SqliteTaskStore:
         if change is not None and change.task is not None and not isinstance(ref, ByToken):
             self._remember_token(change.task)
         return change
+
+    async def apply_all(self, calls: Sequence[ApplyCall]) -> Sequence[Change | BaseException | None]:
+        """Return for each of *calls* what ``apply`` returns or raises."""
+        results = await self._writer.execute_all(APPLY, calls)
+        return [result.error if isinstance(result, ItemError) else result for result in results]
 
     def _remember_token(self, task: Task) -> None:
         if task.token_hash is not None:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import msgspec
@@ -65,21 +66,20 @@ AnyWriteOp: TypeAlias = WriteOp[Any, Any] | DecidedWriteOp[Any, Any, Any, Any]
 
 
 class _Pending(msgspec.Struct, eq=False):
-    """One caller's item, and the future of its result."""
+    """One caller's items, and the future of their results."""
 
     op: AnyWriteOp
-    item: Any
-    future: asyncio.Future[Any]
+    items: Sequence[Any]
+    future: asyncio.Future[Sequence[Any]]
 
-    def resolve(self, result: object) -> None:
-        """Wake the caller with a result or an error, unless it was cancelled."""
-        if self.future.done():
-            return
-        match result:
-            case ItemError(error=error):
-                self.future.set_exception(error)
-            case _:
-                self.future.set_result(result)
+    def resolve(self, results: Sequence[object]) -> None:
+        """Wake the caller with a result or an ItemError per item, unless it was cancelled."""
+        if not self.future.done():
+            self.future.set_result(results)
+
+    def fail(self, error: Exception) -> None:
+        """Wake the caller with the same error for each item."""
+        self.resolve([ItemError(error)] * len(self.items))
 
 
 class Writer:
@@ -114,15 +114,27 @@ class Writer:
         Raises StoreUnavailable, StoreBroken or the error of the item itself. Then nothing of it was written,
         or the store has broken and nothing of it may be acknowledged.
         """
+        (result,) = await self.execute_all(op, (item,))
+        if isinstance(result, ItemError):
+            raise result.error
+        return result
+
+    async def execute_all(
+        self, op: WriteOp[Item, Result] | DecidedWriteOp[Item, Seen, Plan, Result], items: Sequence[Item]
+    ) -> Sequence[Result | ItemError]:
+        """Write *items*, at least one, and return a result or an error for each after the commit.
+
+        Raises StoreUnavailable, StoreBroken as ``execute``.
+        """
         self._health.check()
         if self._closing or self._task.done():
             raise StoreUnavailable("The store is closed.")
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._pending.append(_Pending(op, item, future))
+        future: asyncio.Future[Sequence[Result | ItemError]] = asyncio.get_running_loop().create_future()
+        self._pending.append(_Pending(op, items, future))
         self._wake.set()
-        result = await future
+        results = await future
         self._health.check()  # a reader may have found damage since the commit
-        return result
+        return results
 
     async def run_exclusive(self, function: Callable[[sqlite3.Connection], Done]) -> Done:
         """Call *function* with the connection between two transactions, for work that cannot be part of one."""
@@ -158,12 +170,15 @@ class Writer:
             self._reject_unwritten(self._pending)
 
     def _next_group(self) -> list[_Pending]:
-        count = min(len(self._pending), _MAX_GROUP_SIZE)
-        calls = [self._pending.popleft() for _ in range(count)]
+        calls: list[_Pending] = []
+        size = 0
+        while self._pending and size < _MAX_GROUP_SIZE:
+            calls.append(self._pending.popleft())
+            size += len(calls[-1].items)
         if any(call.op.uses_disk for call in calls) and not self._has_space():
             for call in calls:
                 if call.op.uses_disk:
-                    call.resolve(ItemError(_disk_almost_full()))
+                    call.fail(_disk_almost_full())
         return [call for call in calls if not call.future.done()]
 
     async def _process_group(self, group: list[_Pending]) -> None:
@@ -175,19 +190,27 @@ class Writer:
             except Exception as exc:  # noqa: BLE001 -- every error is passed on to the callers
                 await self._fail_group(group, self._health.classify(exc))
             else:
-                for call, result in zip(group, results, strict=True):
-                    call.resolve(result)
+                remaining = iter(results)
+                for call in group:
+                    call.resolve(list(islice(remaining, len(call.items))))
         except BaseException:
             self._reject_unwritten(group)
             raise
 
     async def _fail_group(self, group: list[_Pending], error: Exception) -> None:
-        if len(group) > 1 and not isinstance(error, StoreUnavailable | StoreBroken):
-            for call in group:
-                await self._process_group([call])
-            return
+        is_general = isinstance(error, StoreUnavailable | StoreBroken)
         for call in group:
-            call.resolve(ItemError(error))
+            if is_general or (len(group) == 1 and len(call.items) == 1):
+                call.fail(error)
+            else:
+                await self._write_each(call)
+
+    async def _write_each(self, call: _Pending) -> None:
+        """Write each item of a call alone."""
+        alone = [_Pending(call.op, (item,), asyncio.get_running_loop().create_future()) for item in call.items]
+        for each in alone:
+            await self._process_group([each])
+        call.resolve([each.future.result()[0] for each in alone])
 
     async def _transact(self, group: list[_Pending]) -> list[object]:
         """Write a group between one BEGIN and one COMMIT.
@@ -195,7 +218,7 @@ class Writer:
         Decided operations come first: nothing may be written between their load and their write.
         """
         op_groups = sorted(_op_groups(group), key=lambda op_group: not op_group.needs_decision)
-        results: list[object] = [None] * len(group)
+        results: list[object] = [None] * sum(len(call.items) for call in group)
         began = time.perf_counter()
         try:
             begun = op_groups[0].needs_decision
@@ -208,12 +231,12 @@ class Writer:
             await self._thread.run(_roll_back)
             raise
         self._metrics.store_commit_seconds.observe(time.perf_counter() - began)
-        self._metrics.store_group_size.observe(len(group))
+        self._metrics.store_group_size.observe(len(results))
         return results
 
     def _reject_unwritten(self, calls: Iterable[_Pending]) -> None:
         for call in calls:
-            call.resolve(ItemError(StoreUnavailable("The store was closed before the write.")))
+            call.fail(StoreUnavailable("The store was closed before the write."))
 
 
 def _disk_almost_full() -> StoreUnavailable:
@@ -257,10 +280,11 @@ class _OpGroup:
 
 def _op_groups(group: list[_Pending]) -> list[_OpGroup]:
     op_groups: dict[AnyWriteOp, _OpGroup] = {}
-    for position, call in enumerate(group):
+    position = 0
+    for call in group:
         op_group = op_groups.setdefault(call.op, _OpGroup(call.op, [], []))
-        op_group.items.append(call.item)
-        op_group.positions.append(position)
+        op_group.items += call.items
+        op_group.positions += range(position, position := position + len(call.items))
     return list(op_groups.values())
 
 

@@ -32,6 +32,7 @@ from receiver.web.server.rejections import (
     TOO_SLOW,
     Rejection,
 )
+from receiver.web.server.request_groups import GroupApp, RequestGroups
 
 log = structlog.get_logger()
 
@@ -69,9 +70,10 @@ class RequestPart(Enum):
 class ConnectionRegistry(ServerState):
     """All connections of one listener; uvicorn passes it to each."""
 
-    def __init__(self, limits: ConnectionLimits) -> None:
+    def __init__(self, limits: ConnectionLimits, app: GroupApp) -> None:
         super().__init__()
         self.limits = limits
+        self.groups = RequestGroups(app, self.tasks)
         self.shortest_limit = min(limits.head, limits.request, limits.idle).total_seconds()
         self._open_count = 0
         self._by_peer: Counter[str] = Counter()

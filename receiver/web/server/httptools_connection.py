@@ -5,11 +5,11 @@ and versions of HTTP other than 1.0 and 1.1.
 """
 
 import sys
-from collections.abc import Sequence
 from functools import partial
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
 import httptools
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
@@ -25,6 +25,7 @@ from receiver.web.server.rejections import (
     TOO_MANY_PIPELINED,
     Rejection,
 )
+from receiver.web.server.request_groups import Headers, WholeRequest
 
 SENDING_ENDED = "receiver.sending_ended"
 """The member of an ASGI scope that says that the client closed its sending side. Most such clients have left."""
@@ -34,8 +35,6 @@ RESPOND = "receiver.respond"
 
 uvicorn sends the head and the body apart. That costs a second system call, and the client wakes up twice.
 """
-
-Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 
 _VERSIONS = ("1.1", "1.0")
 _FREE_PIECES = 10_000
@@ -53,6 +52,7 @@ class HttptoolsConnection(BoundedConnection, httptools_impl.HttpToolsProtocol):
     _pieces: int = 0  # of the current body
     _body_bytes: int = 0
     _drained_bytes: int = 0
+    _for_group: Any = None  # the cycle of a request that a group answers if its body follows in the same data
 
     def request_part(self) -> RequestPart:
         """Return the part of a request that is being received."""
@@ -65,7 +65,7 @@ class HttptoolsConnection(BoundedConnection, httptools_impl.HttpToolsProtocol):
     def start_pipelined(self) -> None:
         """Start the oldest waiting request. uvicorn would also set a timer, which the deadlines replace."""
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+            self._start_alone(*self.pipeline.pop())
 
     def data_received(self, data: bytes) -> None:
         """Parse data of a request, and check the limits."""
@@ -73,6 +73,9 @@ class HttptoolsConnection(BoundedConnection, httptools_impl.HttpToolsProtocol):
         self._data = data
         super().data_received(data)
         self._data = b""
+        if self._for_group is not None:  # its body has not arrived yet
+            cycle, self._for_group = self._for_group, None
+            self._start_alone(cycle, self.app)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn narrows asyncio's result to None
         """Keep the connection open for outstanding responses if the client closed its sending side.
@@ -125,7 +128,6 @@ class HttptoolsConnection(BoundedConnection, httptools_impl.HttpToolsProtocol):
         if self.url[:1] not in (b"/", b"*"):
             self._resolve_absolute_target()
         super().on_headers_complete()
-        self.scope[RESPOND] = partial(self._respond, self.cycle)  # type: ignore[literal-required]  # a member of ours
         self._request_part = RequestPart.BODY
         if not self.pipeline:
             self._current_cycle = self.cycle
@@ -149,6 +151,9 @@ class HttptoolsConnection(BoundedConnection, httptools_impl.HttpToolsProtocol):
             return
         self._request_part = RequestPart.NONE
         super().on_message_complete()
+        if self._for_group is not None:
+            cycle, self._for_group = self._for_group, None
+            self.registry.groups.add(WholeRequest(cycle.scope, bytes(cycle.body), partial(self._respond, cycle)))
 
     def on_response_complete(self) -> None:
         """Start waiting for the next request, or continue with a pipelined one."""
@@ -157,18 +162,39 @@ class HttptoolsConnection(BoundedConnection, httptools_impl.HttpToolsProtocol):
             self._current_cycle = self.pipeline[-1][0]
         super().on_response_complete()
 
-    def _respond(self, cycle: httptools_impl.RequestResponseCycle, status: int, headers: Headers, body: bytes) -> bool:
+    def _start_asgi_task(self, cycle: httptools_impl.RequestResponseCycle, app: ASGI3Application) -> None:
+        """Start a request, unless a group may answer it."""
+        if not self.flow.write_paused and self.registry.groups.takes(cycle.scope):  # type: ignore[arg-type]  # a TypedDict
+            self._for_group = cycle
+        else:
+            self._start_alone(cycle, app)
+
+    def _start_alone(self, cycle: httptools_impl.RequestResponseCycle, app: ASGI3Application) -> None:
+        cycle.scope[RESPOND] = partial(self._respond_unless_full, cycle)  # type: ignore[literal-required]  # ours
+        super()._start_asgi_task(cycle, app)
+
+    def _respond_unless_full(
+        self, cycle: httptools_impl.RequestResponseCycle, status: int, headers: Headers, body: bytes
+    ) -> bool:
         """Send a complete response in one piece. Return False if the app must use ``send``, which can wait."""
-        if self.flow.write_paused or not cycle.keep_alive or cycle.scope["method"] == "HEAD":
+        if self.flow.write_paused or cycle.scope["method"] == "HEAD":
             return False
-        if not cycle.disconnected:
-            fields = [*self.server_state.default_headers, *headers]
-            head = [STATUS_LINE[status], *(part for name, value in fields for part in (name, b": ", value, b"\r\n"))]
-            self.transport.write(b"".join((*head, b"\r\n", body)))
-            cycle.response_started = cycle.response_complete = True
-            cycle.message_event.set()
-            cycle.on_response()
+        self._respond(cycle, status, headers, body)
         return True
+
+    def _respond(self, cycle: httptools_impl.RequestResponseCycle, status: int, headers: Headers, body: bytes) -> None:
+        if cycle.disconnected:
+            return
+        fields = [*self.server_state.default_headers, *headers]
+        if not cycle.keep_alive:
+            fields.append((b"connection", b"close"))
+        head = [STATUS_LINE[status], *(part for name, value in fields for part in (name, b": ", value, b"\r\n"))]
+        self.transport.write(b"".join((*head, b"\r\n", body)))
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
 
     def _stop_parsing(self, rejection: Rejection) -> NoReturn:
         self._parse_rejection = rejection

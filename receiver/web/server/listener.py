@@ -7,11 +7,11 @@ instead of exiting. uvicorn's logs are silent, because they contain full paths a
 import asyncio
 import math
 import socket
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import structlog
 import uvicorn
@@ -25,6 +25,7 @@ from receiver.web.server.file_limit import fit_backlog, fit_limits, max_open_fil
 from receiver.web.server.httptools_connection import HttptoolsConnection
 from receiver.web.server.problems import Problem
 from receiver.web.server.rejections import HEAD_TOO_LARGE
+from receiver.web.server.request_groups import GroupApp, WholeRequest
 
 log = structlog.get_logger()
 
@@ -82,8 +83,9 @@ class Listener:
         """Serve until *stop* is set. Requests in flight then have the grace period to end. Raises BindFailed."""
         if not self._sockets:
             self.bind()
-        registry = ConnectionRegistry(self._limits)
-        server = _Server(self._config(stop), registry, stop=stop, started=self.started)
+        app = HeaderValidation(lambda: self.app, self._limits, stop)
+        registry = ConnectionRegistry(self._limits, app)
+        server = _Server(self._config(app), registry, stop=stop, started=self.started)
         addresses = [str(address) for address in self.addresses]
         log.info("listener.opened", listener=self._key, addresses=addresses)
         if self._limits.connections < self._wanted_limits.connections:
@@ -105,13 +107,9 @@ class Listener:
             self._sockets = []
         log.info("listener.closed", listener=self._key, requests=registry.total_requests)
 
-    def _config(self, stop: asyncio.Event) -> uvicorn.Config:
-        def app(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-            scope[STOPPING] = stop
-            return self.app(scope, receive, send)
-
+    def _config(self, app: ASGIApp) -> uvicorn.Config:
         return uvicorn.Config(
-            HeaderValidation(app, self._limits),
+            app,
             http=HttptoolsConnection,
             ws="none",
             lifespan="off",
@@ -130,20 +128,34 @@ class Listener:
 
 
 class HeaderValidation:
-    """Middleware for checks that the parser omits: size of the head, exactly one host, unambiguous body length."""
+    """Middleware for checks that the parser omits: size of the head, exactly one host, unambiguous body length.
 
-    def __init__(self, app: ASGIApp, limits: ConnectionLimits) -> None:
-        self._app = app
+    *find_app* returns the present app. A GroupApp gets requests in groups too.
+    """
+
+    def __init__(self, find_app: Callable[[], ASGIApp], limits: ConnectionLimits, stop: asyncio.Event) -> None:
+        self._find_app = find_app
         self._limits = limits
+        self._stop = stop
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass a request with a valid head on, and answer any other."""
         problem = self._check(scope)
         if problem is None:
-            return self._app(scope, receive, send)
+            scope[STOPPING] = self._stop
+            return self._find_app()(scope, receive, send)
         log.debug("request.refused", peer=peer_name(scope.get("client")), code=problem.code)
         problem.headers["connection"] = "close"
         return problem.response()(scope, receive, send)
+
+    def takes(self, scope: Scope) -> bool:
+        """Return whether a request has a valid head, and the app may answer it in a group."""
+        takes = getattr(self._find_app(), "takes", None)  # of a GroupApp
+        return takes is not None and takes(scope) and self._check(scope) is None
+
+    async def answer_group(self, requests: Sequence[WholeRequest]) -> None:
+        """Let the app answer the requests that it takes."""
+        await cast("GroupApp", self._find_app()).answer_group(requests)
 
     def _check(self, scope: Scope) -> Problem | None:
         headers = scope["headers"]
