@@ -7,9 +7,10 @@ from typing import TypedDict, Unpack
 
 from receiver.domain.duties import Duty
 from receiver.domain.slot_keys import SlotLimit
+from receiver.service.context import Context
 from receiver.service.nodes.node import Node
 from receiver.service.nodes.node_list import only_node
-from receiver.service.wiring import Context, DeliveryServices, ResultServices, TaskServices, build_results
+from receiver.service.wiring import DeliveryServices, ResultServices, TaskServices, build_results
 from receiver.settings.export import list_settings
 from receiver.tasks.explain import Explainer
 from receiver.tasks.trigger import TriggerService

@@ -33,6 +33,7 @@ from receiver.net.http_client import HttpClient
 from receiver.net.ssrf_guard import OperatorGuard, PublicGuard
 from receiver.service import logs
 from receiver.service.admin_token import TOKEN_FILE, admin_token
+from receiver.service.context import Context, make_context
 from receiver.service.disk_monitor import DiskMonitor
 from receiver.service.hangup import HangupSignal
 from receiver.service.listeners import Listeners
@@ -46,7 +47,6 @@ from receiver.service.stores import open_store, server_problem
 from receiver.service.supervisor import Supervisor, Work
 from receiver.service.systemd import SystemdNotifier, listen_fds
 from receiver.service.wiring import (
-    Context,
     ResultServices,
     TaskServices,
     build_archiver,
@@ -55,7 +55,6 @@ from receiver.service.wiring import (
     build_reports,
     build_results,
     build_tasks,
-    make_context,
     pending_counter,
 )
 from receiver.settings import Loaded, Settings, secrets_in

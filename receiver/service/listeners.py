@@ -14,10 +14,11 @@ from starlette.types import ASGIApp
 from receiver.delivery.lanes import LaneRegistry
 from receiver.service.admin_token import admin_token
 from receiver.service.admin_wiring import admin_services
+from receiver.service.context import Context
 from receiver.service.diagnostics import diagnosis
 from receiver.service.nodes.node import Node
 from receiver.service.reload import Reloader
-from receiver.service.wiring import Context, DeliveryServices, ResultServices, TaskServices
+from receiver.service.wiring import DeliveryServices, ResultServices, TaskServices
 from receiver.settings import Address, Settings
 from receiver.web.admin import admin_app
 from receiver.web.callbacks import public_app

@@ -1,9 +1,8 @@
 """Builds the parts of the service from a context. The service and the tests share this wiring."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, time, timedelta
-from random import Random
+from dataclasses import dataclass
+from datetime import time, timedelta
 
 from receiver.archive.archiver import Archiver, CopyTarget, UrlRefresher
 from receiver.archive.deletion import TaskDeleter
@@ -15,27 +14,15 @@ from receiver.delivery.dispatcher import Dispatcher, LaneLookup
 from receiver.delivery.replay import ReplayService
 from receiver.delivery.route_states import RouteStates
 from receiver.delivery.senders.notify import CountPending
-from receiver.domain.clock import Clock, Ids
-from receiver.domain.duties import ALWAYS_HELD, Duty, Tenures
-from receiver.domain.metrics import Metrics
-from receiver.domain.notifier import Notifiers
-from receiver.domain.redaction import Redactor
-from receiver.events.alerts import AlertFactory
-from receiver.events.factory import EventFactory
-from receiver.events.routing import compile_routes
-from receiver.kling.client import KlingClient
+from receiver.domain.duties import Duty
 from receiver.kling.ledgers import Ledgers
-from receiver.kling.measured_client import MeasuredKlingClient
 from receiver.net.http_client import HttpClient
-from receiver.service import logs
-from receiver.service.admin_token import admin_token
+from receiver.service.context import Context
 from receiver.service.heartbeat import Heartbeat
 from receiver.service.measurements import LoopLag, MissedCallbacks
 from receiver.service.reload import Configurable
-from receiver.service.stores import Store
 from receiver.service.supervisor import Work
-from receiver.service.tracing import NO_TRACING, Tracing
-from receiver.settings import RouteSettings, Settings, secrets_in
+from receiver.settings import RouteSettings
 from receiver.store.interfaces import ArchiveStore, Catalog, DeliveryQueue
 from receiver.submission.executor import CreateExecutor
 from receiver.submission.gateway_creates import GatewayCreates
@@ -57,33 +44,6 @@ from receiver.web.resources.health import ReadinessCheck
 
 GRACE = timedelta(seconds=20)
 """How long work in flight may continue after a stop signal: longer than a webhook's timeout."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
-    """What every part of the service is built from. Tests use their own clock, ids, randomness and Kling."""
-
-    settings: Settings
-    store: Store
-    kling: MeasuredKlingClient
-    event_factory: EventFactory
-    alerts: AlertFactory
-    redactor: Redactor
-    notifiers: Notifiers
-    clock: Clock
-    started_at: datetime
-    ids: Ids
-    rng: Random
-    metrics: Metrics
-    tracing: Tracing = NO_TRACING
-    tenures: Tenures = field(default_factory=lambda: ALWAYS_HELD)
-
-    def apply(self, settings: Settings) -> None:
-        """Change what all parts share: the log level, the secrets to hide, and the routes' names and rules."""
-        logs.set_configured_level(settings.log.level)
-        self.redactor.replace([*secrets_in(settings), admin_token(settings)])
-        self.metrics.replace_routes([route.name for route in settings.routes])
-        self.event_factory.replace_routes(compile_routes(settings.routes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,40 +97,6 @@ class DeliveryServices:
     def work(self) -> Mapping[str, Work]:
         """Their background work."""
         return {"dispatcher": self.dispatcher.run, "replay": self.replays.run}
-
-
-def make_context(
-    settings: Settings,
-    store: Store,
-    kling: KlingClient,
-    redactor: Redactor | None = None,
-    tracing: Tracing = NO_TRACING,
-    *,
-    clock: Clock,
-    ids: Ids,
-    rng: Random,
-    metrics: Metrics | None = None,
-    tenures: Tenures = ALWAYS_HELD,
-) -> Context:
-    """Return a context whose events follow the routes of *settings*. The default *redactor* knows no secrets."""
-    metrics = metrics or Metrics()
-    event_factory = EventFactory(compile_routes(settings.routes), ids, archive=settings.archive.is_on)
-    return Context(
-        settings=settings,
-        store=store,
-        kling=MeasuredKlingClient(kling, metrics),
-        event_factory=event_factory,
-        alerts=AlertFactory(event_factory, clock=clock),
-        redactor=redactor or Redactor(()),
-        notifiers=Notifiers(),
-        clock=clock,
-        started_at=clock.now(),
-        ids=ids,
-        rng=rng,
-        metrics=metrics,
-        tracing=tracing,
-        tenures=tenures,
-    )
 
 
 def build_tasks(context: Context) -> TaskServices:

@@ -23,7 +23,8 @@ from receiver.domain.errors import NoResponse
 from receiver.domain.model import ArchiveState, Event, Json, Source, Task, TaskState, Verification
 from receiver.net.http_client import HttpClient
 from receiver.net.ssrf_guard import PublicGuard
-from receiver.service.wiring import build_archiver, make_context
+from receiver.service.context import make_context
+from receiver.service.wiring import build_archiver
 from receiver.settings import ArchiveSettings, RouteSettings, Settings, WebhookSettings
 from receiver.store.interfaces import ById, Change
 from receiver.store.sqlite.store import SqliteStore

@@ -21,7 +21,8 @@ from receiver.domain.clock import Ids
 from receiver.domain.model import Accepted, Attempt, Delivery, DeliveryStatus, Event, Failed, Outcome
 from receiver.domain.notifier import Notifiers
 from receiver.domain.rate_limiter import RateLimiter
-from receiver.service.wiring import build_deliveries, make_context
+from receiver.service.context import make_context
+from receiver.service.wiring import build_deliveries
 from receiver.settings import RouteSettings, Settings, WebhookSettings
 from receiver.store.interfaces import ById, Change, DeliveryQueue, DeliveryView
 from receiver.store.sqlite.store import SqliteStore

@@ -19,7 +19,8 @@ from harness.stored_events import check_stored_events
 from receiver.domain.clock import Ids
 from receiver.domain.model import Event, Json, Task
 from receiver.domain.secret import Secret
-from receiver.service.wiring import build_tasks, make_context
+from receiver.service.context import make_context
+from receiver.service.wiring import build_tasks
 from receiver.settings import (
     CallbackSettings,
     KlingSettings,

@@ -29,10 +29,11 @@ from receiver.domain.secret import Secret
 from receiver.kling.client import KlingClient
 from receiver.net.http_client import HttpClient
 from receiver.service.admin_wiring import admin_services
+from receiver.service.context import make_context
 from receiver.service.diagnostics import diagnosis
 from receiver.service.reload import Reloader
 from receiver.service.systemd import SystemdNotifier
-from receiver.service.wiring import ResultServices, build_deliveries, build_tasks, make_context
+from receiver.service.wiring import ResultServices, build_deliveries, build_tasks
 from receiver.settings import Address, KlingSettings, Loaded, PublicSettings, RouteSettings, Settings, WebhookSettings
 from receiver.store.sqlite.store import SqliteStore
 from receiver.web.admin import admin_app

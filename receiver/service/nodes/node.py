@@ -11,6 +11,7 @@ from receiver.domain.api_schema.resources import Check
 from receiver.domain.clock import AdjustedClock, Clock, Ids
 from receiver.domain.duties import Duty, Tenure, Tenures
 from receiver.domain.errors import ConfigurationError
+from receiver.service.context import Context
 from receiver.service.nodes.calls import CallServer, Handler, NodeCalls
 from receiver.service.nodes.duty_holder import DutyHolder
 from receiver.service.nodes.duty_plan import LeaseTiming
@@ -28,7 +29,7 @@ from receiver.service.nodes.remote_services import (
 from receiver.service.nodes.signals import NodeSignals
 from receiver.service.stores import Store
 from receiver.service.supervisor import Work
-from receiver.service.wiring import Context, DeliveryServices, TaskServices
+from receiver.service.wiring import DeliveryServices, TaskServices
 from receiver.settings import Settings
 from receiver.store.interfaces.calls import NodeLinks
 from receiver.store.interfaces.nodes import NodeIdentity, NodesView
