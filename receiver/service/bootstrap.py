@@ -37,6 +37,7 @@ from receiver.service.context import Context, make_context
 from receiver.service.disk_monitor import DiskMonitor
 from receiver.service.hangup import HangupSignal
 from receiver.service.listeners import Listeners
+from receiver.service.measurements import LoopLag, MissedCallbacks
 from receiver.service.nodes.node import Node
 from receiver.service.open_telemetry import open_tracing
 from receiver.service.reload import Configurable, Reloader
@@ -51,7 +52,6 @@ from receiver.service.wiring import (
     TaskServices,
     build_archiver,
     build_deliveries,
-    build_measurements,
     build_reports,
     build_results,
     build_tasks,
@@ -223,7 +223,10 @@ async def _open_context(
 
 def _maintenance(context: Context, tasks: TaskServices, results: ResultServices) -> Mapping[str, Work]:
     """Return the work that watches and cleans up."""
-    work = {**results.work, **build_measurements(context, tasks.inbox)}
+    work = {**results.work, "loop_lag": LoopLag(context.metrics, clock=context.clock).run}
+    if context.settings.public.url:  # without it no callback is expected, so none can be missed
+        missed = MissedCallbacks(context.store.totals, count=lambda: tasks.inbox.missed_callbacks, clock=context.clock)
+        work["missed_callbacks"] = missed.run
     disk = context.store.disk_space
     return work if disk is None else work | {"disk_monitor": DiskMonitor(disk, tasks.alerts, clock=context.clock).run}
 

@@ -19,7 +19,6 @@ from receiver.kling.ledgers import Ledgers
 from receiver.net.http_client import HttpClient
 from receiver.service.context import Context
 from receiver.service.heartbeat import Heartbeat
-from receiver.service.measurements import LoopLag, MissedCallbacks
 from receiver.service.reload import Configurable
 from receiver.service.supervisor import Work
 from receiver.settings import RouteSettings
@@ -199,15 +198,6 @@ def _build_inbox(context: Context, ends: ExpectedEnds, health: CallbackHealth) -
         redactor=context.redactor,
         metrics=context.metrics,
     )
-
-
-def build_measurements(context: Context, inbox: Inbox) -> Mapping[str, Work]:
-    """Build the work that measures. Without a public URL no callback is expected, so none can be missed."""
-    work: dict[str, Work] = {"loop_lag": LoopLag(context.metrics, clock=context.clock).run}
-    if context.settings.public.url:
-        missed = MissedCallbacks(context.store.totals, count=lambda: inbox.missed_callbacks, clock=context.clock)
-        work["missed_callbacks"] = missed.run
-    return work
 
 
 def build_reports(

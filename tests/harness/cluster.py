@@ -82,10 +82,22 @@ class Cluster:
     """Nodes on one database. ``public`` and ``admin`` are the balancer's addresses."""
 
     def __init__(
-        self, folder: Path, url: str, config: str, *, size: int, environ: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        url: str,
+        config: str,
+        *,
+        size: int,
+        environ: Mapping[str, str] | None = None,
+        environs: Sequence[Mapping[str, str]] = (),
     ) -> None:
+        """*environ* is for all nodes, *environs* has one more for each node."""
         self.url = url
-        self.nodes = [self._node(folder, f"node-{number}", config, environ) for number in range(1, size + 1)]
+        own = environs or [{}] * size
+        self.nodes = [
+            self._node(folder, f"node-{number}", config, {**(environ or {}), **own[number - 1]})
+            for number in range(1, size + 1)
+        ]
         self._public = Balancer([_port(node.public) for node in self.nodes])
         self._admin = Balancer([_port(node.admin) for node in self.nodes])
         self.token = TOKEN
