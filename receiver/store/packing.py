@@ -25,7 +25,7 @@ _DICTIONARY = (
     b'"task_result":{"images":[{"index":0,"url":"https://'
 )
 
-_compressor = zlib.compressobj(4, zlib.DEFLATED, _WINDOW, _MEMORY, zlib.Z_DEFAULT_STRATEGY, _DICTIONARY)
+_compressor = zlib.compressobj(3, zlib.DEFLATED, _WINDOW, _MEMORY, zlib.Z_DEFAULT_STRATEGY, _DICTIONARY)
 
 
 def pack(text: bytes) -> bytes:

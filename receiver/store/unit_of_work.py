@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
+from operator import ne
 
 from receiver.domain.model import Delivery, Event, Push, PushOutcome, Task
 from receiver.store import rows
@@ -97,11 +99,11 @@ def changed_columns(unit: UnitOfWork) -> Mapping[tuple[str, ...], Sequence[rows.
     """
     by_columns: dict[tuple[str, ...], list[rows.Values]] = {}
     for task_id, task in unit.changed.items():
-        before, after = unit.stored[task_id], rows.changeable_values(task)
-        changed = tuple(index for index, value in enumerate(after) if value != before[index])
-        if changed:
-            columns = tuple(rows.CHANGEABLE[index] for index in changed)
-            by_columns.setdefault(columns, []).append((task_id, *[after[index] for index in changed]))
+        after = rows.changeable_values(task)
+        is_changed = tuple(map(ne, unit.stored[task_id], after))
+        if any(is_changed):
+            columns = tuple(compress(rows.CHANGEABLE, is_changed))
+            by_columns.setdefault(columns, []).append((task_id, *compress(after, is_changed)))
     return by_columns
 
 

@@ -34,7 +34,7 @@ from receiver.web.server.client_address import TrustedProxies
 from receiver.web.server.failure_limiter import FailureLimiter
 from receiver.web.server.httptools_connection import RESPOND
 from receiver.web.server.problems import Problem
-from receiver.web.server.request_groups import WholeRequest
+from receiver.web.server.request_groups import WholeRequest, plain_fields
 
 log = structlog.get_logger()
 
@@ -134,11 +134,10 @@ class _PublicApp:
         path: str = scope["path"]
         if not path.startswith(_CALLBACK_PREFIX) or scope["method"] != "POST":
             return False
-        headers = dict(scope["headers"])
-        if int(headers.get(b"content-length", _SMALL_BODY)) >= min(_SMALL_BODY, self._max_body + 1):
+        fields = plain_fields(scope, max_body=min(_SMALL_BODY, self._max_body))
+        if fields is None or token_hash(path.removeprefix(_CALLBACK_PREFIX)) not in self._known_tokens:
             return False
-        is_known = token_hash(path.removeprefix(_CALLBACK_PREFIX)) in self._known_tokens
-        return is_known and b"content-encoding" not in headers and self._is_allowed_host(scope)
+        return self._allows(fields[b"host"], scope)
 
     async def answer_group(self, requests: Sequence[WholeRequest]) -> None:
         """Store callbacks together, and answer each."""
@@ -254,7 +253,10 @@ class _PublicApp:
     def _is_allowed_host(self, scope: Scope) -> bool:
         # Only old health checks (HTTP/1.0) send no host. HeaderValidation has refused requests with two.
         host = next((value for name, value in scope["headers"] if name == b"host"), None)
-        if self._allowed_hosts is None or host is None or self._allowed_hosts.allows(host.decode("latin-1")):
+        return host is None or self._allows(host, scope)
+
+    def _allows(self, host: bytes, scope: Scope) -> bool:
+        if self._allowed_hosts is None or self._allowed_hosts.allows(host.decode("latin-1")):
             return True
         return self._proxies.contains(scope.get("client"))
 

@@ -16,6 +16,7 @@ from receiver.settings import Address
 from receiver.tracking.incoming import Callback
 from receiver.web.callbacks import public_app
 from receiver.web.server.allowed_hosts import AllowedHosts
+from receiver.web.server.connections import ConnectionLimits
 
 OTHER = "another-token-of-ours"
 HEAD = "POST /callbacks/{} HTTP/1.1\r\nhost: hooks.example.com\r\n"
@@ -109,6 +110,20 @@ async def test_a_request_that_is_not_plain_gets_its_usual_answer(
     address = await serve(app)
 
     assert (await send_bytes(address, sent))[9:12] == status
+
+
+async def test_a_head_that_arrives_in_parts_has_the_same_limit(serve: Serve) -> None:
+    limits = ConnectionLimits(head_bytes=1000)
+    address = await serve(public_app(GroupInbox(), max_body=1000, known_tokens=known_tokens()), limits=limits)
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+
+    writer.write(post(fields=f"connection: close\r\nx-a: {'a' * 700}\r\n")[:700])
+    await asyncio.sleep(0.05)  # the rest fits in the limit alone
+    writer.write(post(fields=f"connection: close\r\nx-a: {'a' * 700}\r\nx-b: {'b' * 300}\r\n")[700:])
+    answer = await reader.read()
+    writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 431 ")
 
 
 async def test_a_body_that_arrives_after_its_head_is_stored_alone(serve: Serve) -> None:

@@ -52,6 +52,7 @@ class HttptoolsConnection(BoundedConnection, httptools_impl.HttpToolsProtocol):
     _pieces: int = 0  # of the current body
     _body_bytes: int = 0
     _drained_bytes: int = 0
+    _began_in_data: bool = False  # whether all of the head that was read is in `_data`
     _for_group: Any = None  # the cycle of a request that a group answers if its body follows in the same data
 
     def request_part(self) -> RequestPart:
@@ -73,6 +74,7 @@ class HttptoolsConnection(BoundedConnection, httptools_impl.HttpToolsProtocol):
         self._data = data
         super().data_received(data)
         self._data = b""
+        self._began_in_data = False
         if self._for_group is not None:  # its body has not arrived yet
             cycle, self._for_group = self._for_group, None
             self._start_alone(cycle, self.app)
@@ -104,6 +106,7 @@ class HttptoolsConnection(BoundedConnection, httptools_impl.HttpToolsProtocol):
             self._stop_parsing(TOO_MANY_PIPELINED)
         self._request_part = RequestPart.HEAD
         self._is_offer = False
+        self._began_in_data = True
         self._pieces = self._body_bytes = self._drained_bytes = 0
         super().on_message_begin()
 
@@ -164,7 +167,8 @@ class HttptoolsConnection(BoundedConnection, httptools_impl.HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: httptools_impl.RequestResponseCycle, app: ASGI3Application) -> None:
         """Start a request, unless a group may answer it."""
-        if not self.flow.write_paused and self.registry.groups.takes(cycle.scope):  # type: ignore[arg-type]  # a TypedDict
+        is_small = self._began_in_data and len(self._data) <= self.registry.limits.head_bytes
+        if is_small and not self.flow.write_paused and self.registry.groups.takes(cycle.scope):  # type: ignore[arg-type]  # a TypedDict
             self._for_group = cycle
         else:
             self._start_alone(cycle, app)

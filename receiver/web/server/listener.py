@@ -149,9 +149,9 @@ class HeaderValidation:
         return problem.response()(scope, receive, send)
 
     def takes(self, scope: Scope) -> bool:
-        """Return whether a request has a valid head, and the app may answer it in a group."""
-        takes = getattr(self._find_app(), "takes", None)  # of a GroupApp
-        return takes is not None and takes(scope) and self._check(scope) is None
+        """Return whether the app answers a request in a group. Its head is small: it arrived at once."""
+        takes: Callable[[Scope], bool] | None = getattr(self._find_app(), "takes", None)  # of a GroupApp
+        return takes is not None and takes(scope)
 
     async def answer_group(self, requests: Sequence[WholeRequest]) -> None:
         """Let the app answer the requests that it takes."""

@@ -5,7 +5,7 @@ whose body arrived together with their head, and that need nothing special. All 
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -27,12 +27,29 @@ class GroupApp(Protocol):
     """An app that answers some requests in groups."""
 
     def takes(self, scope: Scope) -> bool:
-        """Return whether a request with this head may be answered in a group."""
+        """Return whether a group answers a request with this head, which must be plain: see ``plain_fields``."""
         ...
 
     async def answer_group(self, requests: Sequence[WholeRequest]) -> None:
         """Answer each of the requests, also if another one fails."""
         ...
+
+
+def plain_fields(scope: Scope, *, max_body: int) -> Mapping[bytes, bytes] | None:
+    """Return the header fields of a plain request, or None for any other.
+
+    A plain request has each field once, a host, and a body of a declared size of at most *max_body*, without codings.
+    """
+    listed = scope["headers"]
+    fields: dict[bytes, bytes] = dict(listed)
+    is_plain = (
+        len(fields) == len(listed)
+        and b"host" in fields
+        and int(fields.get(b"content-length", max_body + 1)) <= max_body
+        and b"content-encoding" not in fields
+        and b"transfer-encoding" not in fields
+    )
+    return fields if is_plain else None
 
 
 class RequestGroups:
