@@ -82,6 +82,8 @@ soak: export NODE_KILLS ?= 40
 soak: export NODE_JOBS ?= 200
 soak: export DATABASE_FAULTS ?= 60
 soak: export NETWORK_FAULTS ?= 30
+soak: export DUTY_KILLS ?= 10
+soak: export NODE_STOP_SECONDS ?= 60
 soak: $(VENV)/.dev ## run the crash, power cut and random tests for hours; writes a report to var/soak
 	$(PYTEST) -v -n 2 --maxschedchunk 1 -m soak --timeout 0 --report var/soak $(ARGS)
 
