@@ -10,4 +10,4 @@ _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 def plain_http(**arguments: Any) -> AsyncClient:
     """Return an HTTP client without TLS: loading the machine's certificates takes longer than most tests."""
-    return AsyncClient(verify=_NO_CERTIFICATES, trust_env=False, **arguments)
+    return AsyncClient(**{"verify": _NO_CERTIFICATES, "trust_env": False, "timeout": 60, **arguments})

@@ -140,7 +140,7 @@ async def a_web_app(serve: Serve, folder: Path) -> AsyncIterator[WebApp]:
         )
         admin = await serve(app)
         client = await stack.enter_async_context(
-            plain_http(base_url=f"http://{admin}", headers={"authorization": f"Bearer {TOKEN}"}, timeout=10)
+            plain_http(base_url=f"http://{admin}", headers={"authorization": f"Bearer {TOKEN}"})
         )
         yield WebApp(
             app=app,

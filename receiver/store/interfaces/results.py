@@ -29,12 +29,16 @@ class TaskResults:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultFilter:
-    """Which results to list: those of tasks created in a period, of a batch, with tags."""
+    """Which results to list: those of tasks created in a period, of a batch, with tags.
+
+    Without ``with_tests``, the made-up tasks of ``trigger`` are left out.
+    """
 
     since: datetime | None = None
     until: datetime | None = None
     batch: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    with_tests: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from receiver.domain.clock import first_id
+from receiver.domain.model import Origin
 from receiver.store import rows
 from receiver.store.cursors import decode_cursor, encode_cursor
 from receiver.store.interfaces import ResultFilter, ResultPage, StoredResult, TaskResults
@@ -44,6 +45,7 @@ async def _list_results(connection: Connection, wanted: ResultFilter, limit: int
         "first": None if wanted.since is None else first_id("tsk", wanted.since),
         "last": None if wanted.until is None else first_id("tsk", wanted.until),
         "batch": wanted.batch,
+        "left_out": None if wanted.with_tests else Origin.TEST,
         "tags": tags_filter(wanted.tags),
         "searched": MAX_SEARCHED,
         "limit": limit + 1,

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from receiver.domain.clock import first_id
+from receiver.domain.model import Origin
 from receiver.store import rows
 from receiver.store.cursors import decode_cursor, encode_cursor
 from receiver.store.interfaces import ResultFilter, ResultPage, StoredResult, TaskResults
@@ -47,6 +48,7 @@ def list_results(connection: sqlite3.Connection, wanted: ResultFilter, limit: in
         "first": None if wanted.since is None else first_id("tsk", wanted.since),
         "last": None if wanted.until is None else first_id("tsk", wanted.until),
         "batch": wanted.batch,
+        "left_out": None if wanted.with_tests else Origin.TEST,
         "tags": json.dumps(dict(wanted.tags)) if wanted.tags else None,
         "searched": MAX_SEARCHED,
         "limit": limit + 1,

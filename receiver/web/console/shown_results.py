@@ -35,7 +35,10 @@ class ShownResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownTask:
-    """A task with its results. ``expires_at`` is when Kling's URLs expire, if a result is not archived."""
+    """A task with its results. ``expires_at`` is when Kling's URLs expire, if a result is not archived.
+
+    ``is_test``: `trigger` made it up, so Kling has no such files.
+    """
 
     id: str
     label: str | None
@@ -45,6 +48,7 @@ class ShownTask:
     ended_at: datetime
     results: Sequence[ShownResult]
     expires_at: datetime | None
+    is_test: bool = False
 
     @property
     def cover(self) -> ShownResult | None:
@@ -66,6 +70,7 @@ def shown_task(found: TaskResults, previews: Previews) -> ShownTask:
     task: Json = data.get("task") or {}
     results = _results(found, data, previews)
     is_archived = all(result.path is not None for result in results)
+    is_test = bool(data.get("test"))
     return ShownTask(
         id=found.task_id,
         label=task.get("label"),
@@ -74,7 +79,8 @@ def shown_task(found: TaskResults, previews: Previews) -> ShownTask:
         tags=task.get("tags") or {},
         ended_at=found.created_at,
         results=results,
-        expires_at=None if is_archived else found.created_at + KLING_LIFETIME,
+        expires_at=None if is_archived or is_test else found.created_at + KLING_LIFETIME,
+        is_test=is_test,
     )
 
 

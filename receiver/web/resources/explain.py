@@ -42,7 +42,7 @@ class ExplainApi:
             task=serializers.task_json(explanation.task),
             intent=explanation.intent,
             kling_created_at=None if made_at is None else iso(made_at),
-            kling_id_hint=_id_hint(explanation.task, now=now),
+            kling_id_hint=id_hint(explanation.task, now=now),
             steps=[
                 resources.TaskStep(at=iso(step.at), kind=step.kind, state=step.state, text=step.text)
                 for step in task_steps(explanation.task, explanation.events)
@@ -76,7 +76,8 @@ class ExplainApi:
         )
 
 
-def _id_hint(task: Task, *, now: datetime) -> str:
+def id_hint(task: Task, *, now: datetime) -> str:
+    """Return what the form of Kling's id tells, such as when Kling made the task; empty if it tells nothing."""
     if not task.kling_id or task.origin is Origin.TEST:
         return ""
     return describe_id(task.kling_id, now=now)

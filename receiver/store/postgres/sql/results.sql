@@ -25,6 +25,7 @@ FROM (
 ) AS found
 JOIN tasks ON tasks.id = found.task_id
 WHERE found.type = 'task.succeed'
+  AND tasks.origin <> :left_out -- if left_out
   AND CAST(tasks.tags AS jsonb) @> CAST(:tags AS jsonb) -- if tags
 ORDER BY found.task_id DESC, found.id DESC
 LIMIT :limit;

@@ -1420,6 +1420,7 @@ FROM (
 ) AS found
 JOIN tasks ON tasks.id = found.task_id
 WHERE found.type = 'task.succeed'
+  AND tasks.origin <> :left_out -- if left_out
   AND NOT EXISTS (SELECT key, value FROM json_each(:tags) EXCEPT SELECT key, value FROM json_each(tasks.tags)) -- if tags
 ORDER BY found.task_id DESC, found.id DESC
 LIMIT :limit;

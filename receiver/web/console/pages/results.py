@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlencode
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -43,11 +43,15 @@ def _read_day(value: object) -> object:
 
 
 class ResultQuery(Query):
-    """Which results to show or to download. ``id`` selects tasks. A form sends empty fields; they count as missing."""
+    """Which results to show or to download. ``id`` selects tasks. A form sends empty fields; they count as missing.
+
+    ``tests`` shows the made-up tasks of ``trigger`` too.
+    """
 
     day: Annotated[datetime | None, BeforeValidator(_read_day), expected("a day, such as 2026-11-30")] = None
     batch: str | None = None
     tag: Pairs = Field(default_factory=dict)
+    tests: Literal["1"] | None = None
     cursor: str | None = None
     id: CommaSeparated[str] = ()
 
@@ -60,7 +64,8 @@ class ResultQuery(Query):
     def wanted(self) -> ResultFilter:
         """Return the filter of the store."""
         until = None if self.day is None else self.day + _DAY
-        return ResultFilter(since=self.day, until=until, batch=self.batch, tags=self.tag)
+        with_tests = bool(self.tests or self.tag)  # a tag names what it wants
+        return ResultFilter(since=self.day, until=until, batch=self.batch, tags=self.tag, with_tests=with_tests)
 
     def fields(self) -> dict[str, str]:
         """Return the values of the form's fields."""
@@ -68,6 +73,7 @@ class ResultQuery(Query):
             "day": "" if self.day is None else f"{self.day:%Y-%m-%d}",
             "batch": self.batch or "",
             "tag": ", ".join(f"{key}:{value}" for key, value in self.tag.items()),
+            "tests": self.tests or "",
         }
 
 
@@ -125,7 +131,7 @@ class ResultPages:
 
 
 def _title(query: ResultQuery) -> str:
-    return "selected" if query.id else " ".join(value for value in query.fields().values() if value)
+    return "selected" if query.id else " ".join(value for name, value in query.fields().items() if name != "tests")
 
 
 def _address(path: str, query: ResultQuery, **more: str) -> str:

@@ -18,6 +18,7 @@ from receiver.web.console.services import ConsoleServices
 from receiver.web.console.shown_results import results_of_event
 from receiver.web.console.waterfall import Bar, Story, tell_story
 from receiver.web.params import read_query
+from receiver.web.resources.explain import id_hint
 
 
 class TaskPage:
@@ -52,6 +53,7 @@ class TaskPage:
             lines=[(bar, charts.span_bar(*_place(bar, story), bar.kind)) for bar in story.bars],
             chosen=chosen,
             charges=cost.charges if cost else {},
+            id_hint=id_hint(task, now=now),
             deliveries=_newest_deliveries(explanation),
             results=None if end is None else results_of_event(end, self._services.results.previews),
             curl=_curl(visit, task, explanation.intent),
