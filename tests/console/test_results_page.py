@@ -49,7 +49,7 @@ async def wait_for(visitor: Watched, condition: str) -> None:
     async def holds() -> bool:
         return bool(await visitor.page.evaluate(condition))
 
-    await wait_until(holds, seconds=10)
+    await wait_until(holds)
 
 
 async def shown_labels(visitor: Watched) -> list[str]:

@@ -21,7 +21,7 @@ async def submit_elsewhere(kling: str) -> str:
         async def has_ended() -> bool:
             return bool((await other.get(f"{PATH}/{made}")).json()["data"]["task_status"] == "succeed")
 
-        await wait_until(has_ended, seconds=15)
+        await wait_until(has_ended)
     return str(made)
 
 

@@ -63,7 +63,7 @@ async def test_a_follower_gets_each_event_once_through_kills(tmp_path: Path) -> 
             for task in tasks:
                 assert (await client.wait(task.id, timeout=60)).succeeded
         happened = {event.id for event in (await client.list_events(limit=500)).items}
-        await wait_until(lambda: len(heard) >= len(happened), seconds=20)
+        await wait_until(lambda: len(heard) >= len(happened))
         listening.cancel()
 
     assert sorted(heard) == sorted(happened)

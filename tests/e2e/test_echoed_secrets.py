@@ -134,7 +134,7 @@ async def test_an_echoed_secret_is_neither_kept_nor_shown(tmp_path: Path) -> Non
         async with a_receiver(tmp_path, config, environ=SECRETS) as receiver:
             (receiver.folder / "var" / "admin-token").write_text(SECRETS["ADMIN_TOKEN"])
             tasks = await exchange_echoes(receiver, kling, sink_url, said)
-            await wait_until(lambda: attempts_of(receiver) >= 12, seconds=30)
+            await wait_until(lambda: attempts_of(receiver) >= 12)
             said.secrets |= {
                 f"callback token {number}": urlsplit(url).path.rpartition("/")[2]
                 for number, url in enumerate(kling.callback_urls)

@@ -87,7 +87,7 @@ async def a_proxy(kind: str, folder: Path, receiver: Receiver, port: int) -> Asy
             return False
 
     try:
-        await wait_until(is_there, seconds=30)
+        await wait_until(is_there)
         yield folder
     finally:
         process.terminate()

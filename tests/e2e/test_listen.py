@@ -51,7 +51,7 @@ async def a_listen_process(receiver: Receiver, *argv: str, configured: bool = Tr
             cwd=receiver.folder,
         )
     try:
-        await wait_until(lambda: "Listening to" in err.read_text() or process.poll() is not None, seconds=30)
+        await wait_until(lambda: "Listening to" in err.read_text() or process.poll() is not None)
         assert process.poll() is None, err.read_text()
         yield ListenProcess(process, out, err)
     finally:
@@ -75,7 +75,7 @@ async def test_listen_forwards_to_a_url_like_a_route_through_a_restart(tmp_path:
         for task in (first, second):
             assert (await client.wait(task.id, timeout=60)).succeeded
         happened = [event.id for event in (await client.list_events(limit=500)).items]
-        await wait_until(lambda: len(sink.bodies) >= len(happened), seconds=20)
+        await wait_until(lambda: len(sink.bodies) >= len(happened))
         bodies = [await client.event_body(event_id) for event_id in happened]
         await wait_until(lambda: len(listen.lines) == len(happened))
         code = await listen.stop()

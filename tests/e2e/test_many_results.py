@@ -129,7 +129,7 @@ async def _interrupt(config: Path, *argv: str, after: int, kling: Simulator) -> 
         env=clean_environment(), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stderr is not None
-    await wait_until(lambda: kling.counts["created"] >= after, seconds=30)
+    await wait_until(lambda: kling.counts["created"] >= after)
     said = b""
     while b"3 of 3 jobs submitted." not in said and b"  submitted" not in said:
         said += await asyncio.wait_for(process.stderr.readline(), 20)

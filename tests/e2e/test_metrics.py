@@ -110,7 +110,7 @@ async def test_each_documented_metric_is_measured_in_a_real_flow(tmp_path: Path)
                 missing = documented().keys() - {family_name(name) for name in seen}
                 return not missing and total(seen, "tasks", state="succeed") == 2
 
-            await wait_until(is_complete, seconds=30, interval=0.5)
+            await wait_until(is_complete, interval=0.5)
             seen = await scrape(receiver)
 
             assert {family_name(name) for name in seen} == documented().keys()
@@ -141,7 +141,7 @@ async def test_the_counters_that_are_promises_survive_a_restart(tmp_path: Path) 
                 seen = await scrape(receiver)
                 return total(seen, "callbacks_missed_total") == 1 and total(seen, "deliveries_total") == 1
 
-            await wait_until(is_counted, seconds=20, interval=0.5)
+            await wait_until(is_counted, interval=0.5)
             before = await scrape(receiver)
             await receiver.restart()
             after = await scrape(receiver)

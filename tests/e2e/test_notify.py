@@ -22,9 +22,9 @@ async def test_people_are_told_of_a_held_route_and_no_output_has_the_token(tmp_p
             async with a_receiver(tmp_path, a_config("http://127.0.0.1:9", more=more)) as receiver:
                 chat.status = 503
                 held = await receiver.run_cli_async("routes", "hold", "hook", "--why", "maintenance")
-                await wait_until(lambda: len(receiver.log_entries("delivery.attempted")) == 1, seconds=30)
+                await wait_until(lambda: len(receiver.log_entries("delivery.attempted")) == 1)
                 chat.status = 200
-                await wait_until(lambda: len(receiver.log_entries("delivery.attempted")) >= 2, seconds=30)
+                await wait_until(lambda: len(receiver.log_entries("delivery.attempted")) >= 2)
                 tested = await receiver.run_cli_async("routes", "test", "on-call", "--json")
                 routes = await receiver.run_cli_async("routes", "list", "--json")
                 alerts = await receiver.run_cli_async("alerts", "list", "--json")
@@ -66,14 +66,14 @@ async def test_a_killed_service_leaves_no_notification_behind(tmp_path: Path) ->
             more = a_webhook_route(sink) + a_notify_route(f"json://{chat.address}/{CANARY}?rto=60")
             async with a_receiver(tmp_path, a_config("http://127.0.0.1:9", more=more)) as receiver:
                 await receiver.run_cli_async("routes", "hold", "hook")
-                await wait_until(lambda: bool(chat.bodies), seconds=30)
+                await wait_until(lambda: bool(chat.bodies))
                 assert receiver.process is not None
                 hanging = notification_processes(receiver.process.pid)
 
                 receiver.kill()
                 left = living(hanging)
                 await receiver.start()
-                await wait_until(lambda: not living(hanging), seconds=20)
-                await wait_until(lambda: len(chat.bodies) >= 2, seconds=30)  # the delivery is attempted again
+                await wait_until(lambda: not living(hanging))
+                await wait_until(lambda: len(chat.bodies) >= 2)  # the delivery is attempted again
 
     assert left == hanging != set()

@@ -41,7 +41,7 @@ async def test_the_whole_path_survives_kill_9(tmp_path: Path, postgres: Postgres
             await receiver.start()
             tasks += [(await submit_task(client))["id"] for _ in range(2)]
             ended = [await wait_for_state(client, task, "succeed", seconds=30) for task in tasks]
-            await wait_until(lambda: sink.types.count("task.succeed") >= len(tasks), seconds=20)
+            await wait_until(lambda: sink.types.count("task.succeed") >= len(tasks))
 
             assert len({task["id"] for task in ended}) == 6
             delivered = [body["data"]["task"]["id"] for bodies in sink.received.values() for body in bodies[:1]]
@@ -64,7 +64,7 @@ async def test_a_restart_of_the_server_needs_no_restart_of_the_service(tmp_path:
 
                 await wait_for_state(client, before["id"], "succeed")
                 await wait_for_state(client, (await submit_task(client))["id"], "succeed")
-                await wait_until(lambda: "task.succeed" in sink.types, seconds=15)
+                await wait_until(lambda: "task.succeed" in sink.types)
 
                 assert set(answers) <= {200, 503}
                 assert receiver.log_entries("service.failed") == []
@@ -92,8 +92,8 @@ async def test_the_service_starts_when_its_server_does(
     receiver = Receiver(tmp_path, a_config("http://127.0.0.1:9", more=store), environ=ENVIRON)
     receiver.spawn()
     try:
-        await wait_until(lambda: bool(receiver.log_entries("service.waiting_for_store")), seconds=30)
-        await wait_until(lambda: is_refused(receiver), seconds=30)
+        await wait_until(lambda: bool(receiver.log_entries("service.waiting_for_store")))
+        await wait_until(lambda: is_refused(receiver))
 
         async with a_tcp_proxy(postgres.port, listen=port):
             await receiver.wait_until_ready(seconds=30)

@@ -151,7 +151,7 @@ notify = {{ urls = ["{chat}?format=text"], body = "{{length(nothing)}}" }}
             await reload(receiver, "data.status.x", "data.result")
             await reload(receiver, "{length(nothing)}", "{length(result.images)} images")
 
-            await wait_until(lambda: len(sink.bodies) == 2, seconds=30)
+            await wait_until(lambda: len(sink.bodies) == 2)
             assert b"1" in sink.bodies
             assert any(b"1 images" in body for body in sink.bodies)
 

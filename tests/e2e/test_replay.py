@@ -55,7 +55,7 @@ async def test_a_replay_and_its_command_continue_after_a_kill(tmp_path: Path) ->
         async def all_are_dead() -> bool:
             return len(await deliveries(receiver, status="dead")) == 12
 
-        await wait_until(all_are_dead, seconds=30)
+        await wait_until(all_are_dead)
         before = await deliveries(receiver, status="dead")
         broken.unlink()
         dry = receiver.run_cli("replay", "--route", "publish", "--status", "dead", "--dry-run")
@@ -64,7 +64,7 @@ async def test_a_replay_and_its_command_continue_after_a_kill(tmp_path: Path) ->
 
         argv = ("replay", "--route", "publish", "--status", "dead", "--pace", "4/s", "--why", "mended", "--json")
         asked = asyncio.create_task(asyncio.to_thread(receiver.run_cli, *argv))
-        await wait_until(lambda: len(published_events(tmp_path)) >= 3, seconds=20)
+        await wait_until(lambda: len(published_events(tmp_path)) >= 3)
         receiver.kill()
         assert len(set(published_events(tmp_path))) < 12
         await receiver.start()
@@ -74,7 +74,7 @@ async def test_a_replay_and_its_command_continue_after_a_kill(tmp_path: Path) ->
         replay = json.loads(command.stdout)
         assert (replay["state"], replay["created"], replay["total"]) == ("done", 12, 12)
         assert (replay["actor"], replay["why"]) == (getpass.getuser(), "mended")
-        await wait_until(lambda: len(set(published_events(tmp_path))) == 12, seconds=20)
+        await wait_until(lambda: len(set(published_events(tmp_path))) == 12)
         again = [each for each in await deliveries(receiver) if each["replay_of"]]
         assert [each["replay_of"] for each in again] == [each["id"] for each in before]
         assert [each["event_id"] for each in again] == [each["event_id"] for each in before]
@@ -96,7 +96,7 @@ async def test_a_held_route_stays_held_through_a_kill_until_released(tmp_path: P
         async with a_receiver(tmp_path, a_config(kling.url, more=routes)) as receiver:
             async with receiver.client() as client:
                 tasks = await submit(client, 3)
-                await wait_until(lambda: len(mail.received) == 1, seconds=30)
+                await wait_until(lambda: len(mail.received) == 1)
                 held = (await client.get("/api/routes")).json()["items"][0]
             assert (held["held_by"], held["failures"] >= 5) == ("failures", True)
             story = receiver.run_cli("explain", tasks[0]).stdout
@@ -109,8 +109,8 @@ async def test_a_held_route_stays_held_through_a_kill_until_released(tmp_path: P
             sink.answer = lambda: 204
             released = receiver.run_cli("routes", "release", "hook", "--why", "mended", "--json")
             assert json.loads(released.stdout)["held_by"] is None
-            await wait_until(lambda: len(accepted_since(sink, sent)) == 3, seconds=20)
-            await wait_until(lambda: len(mail.received) == 2, seconds=20)
+            await wait_until(lambda: len(accepted_since(sink, sent)) == 3)
+            await wait_until(lambda: len(mail.received) == 2)
 
             kinds = [json.loads(body)["type"] for body in mail.bodies]
             assert kinds == ["alert.route_held", "alert.route_recovered"]
@@ -139,21 +139,21 @@ async def test_a_manually_held_route_delivers_nothing_until_retried(tmp_path: Pa
             async def is_over() -> bool:
                 return bool((await client.get(f"/api/tasks/{task}")).json()["state"] == "succeed")
 
-            await wait_until(is_over, seconds=30)
+            await wait_until(is_over)
         outlook = receiver.run_cli("explain", task).stdout.splitlines()[-1]
         assert "held by an operator (moving). To release it: kling-receiver routes release hook" in outlook
         assert sink.bodies == []
 
         receiver.run_cli("routes", "release", "hook")
-        await wait_until(lambda: len(sink.bodies) == 1, seconds=20)
+        await wait_until(lambda: len(sink.bodies) == 1)
 
         async def is_delivered() -> bool:
             return len(await deliveries(receiver, status="delivered")) == 1
 
-        await wait_until(is_delivered, seconds=20)
+        await wait_until(is_delivered)
         [first] = await deliveries(receiver)
         again = receiver.run_cli("deliveries", "retry", first["id"], "--json")
-        await wait_until(lambda: len(sink.bodies) == 2, seconds=20)
+        await wait_until(lambda: len(sink.bodies) == 2)
 
         assert json.loads(again.stdout)["replay_of"] == first["id"]
         assert sink.headers[0]["webhook-id"] == sink.headers[1]["webhook-id"]
@@ -165,12 +165,12 @@ async def test_explain_shows_a_tasks_complete_history(tmp_path: Path) -> None:
         routes = a_webhook_route(sink) + a_webhook_route(sink, name="failures", extra='on = ["failed"]')
         async with a_receiver(tmp_path, a_config(kling.url, more=routes)) as receiver, receiver.client() as client:
             [task] = await submit(client, 1)
-            await wait_until(lambda: len(sink.bodies) == 1, seconds=30)
+            await wait_until(lambda: len(sink.bodies) == 1)
 
             async def is_delivered() -> bool:
                 return len(await deliveries(receiver, status="delivered")) == 1
 
-            await wait_until(is_delivered, seconds=20)
+            await wait_until(is_delivered)
 
             story = json.loads(receiver.run_cli("explain", task, "--json").stdout)
 

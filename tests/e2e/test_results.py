@@ -68,14 +68,14 @@ async def test_a_kill_during_a_download_costs_only_a_second_download(tmp_path: P
             cdn.is_interrupted = True
             async with receiver.client() as client:
                 task = await submit_task(client)
-            await wait_until(lambda: partial_files(tmp_path) != [], seconds=20)
+            await wait_until(lambda: partial_files(tmp_path) != [])
             receiver.kill()
             assert sink.received == {}
             assert result_files(tmp_path) == []
 
             cdn.is_interrupted = False
             await receiver.start()
-            await wait_until(lambda: len(sink.received) == 1, seconds=20)
+            await wait_until(lambda: len(sink.received) == 1)
 
             [[event]] = sink.received.values()
             [asset] = event["data"]["assets"]
@@ -94,12 +94,12 @@ async def test_a_stop_interrupts_a_download_and_the_next_start_resumes_it(tmp_pa
         async with a_receiver(tmp_path, config) as receiver:
             async with receiver.client() as client:
                 await submit_task(client)
-            await wait_until(lambda: partial_files(tmp_path) != [], seconds=20)
+            await wait_until(lambda: partial_files(tmp_path) != [])
             assert await receiver.stop(seconds=15) == 0
 
             cdn.is_interrupted = False
             await receiver.start()
-            await wait_until(lambda: len(sink.received) == 1, seconds=20)
+            await wait_until(lambda: len(sink.received) == 1)
             await wait_until(lambda: one_delivery(receiver) == [("delivered", 1)])
 
 
@@ -110,10 +110,10 @@ async def test_turning_the_archive_off_delivers_waiting_events(tmp_path: Path) -
         async with a_receiver(tmp_path, config) as receiver:
             async with receiver.client() as client:
                 await submit_task(client)
-            await wait_until(lambda: partial_files(tmp_path) != [], seconds=20)
+            await wait_until(lambda: partial_files(tmp_path) != [])
 
             await receiver.restart(a_config(kling.url, more=a_webhook_route(sink)))
-            await wait_until(lambda: len(sink.received) == 1, seconds=20)
+            await wait_until(lambda: len(sink.received) == 1)
 
             [[event]] = sink.received.values()
             assert "assets" not in event["data"]

@@ -39,7 +39,7 @@ async def test_the_failed_tasks_of_a_batch_become_new_tasks_once(tmp_path: Path)
         assert [task["id"] for task in json.loads(again.stdout)["items"]] == [task["id"] for task in new]
         assert "2 of them already before." in again.stderr
         closed = "SELECT count(*) FROM batches WHERE name = 'spring-retry' AND finished_at IS NOT NULL"
-        await wait_until(lambda: receiver.rows(closed) == [(1,)], seconds=30)
+        await wait_until(lambda: receiver.rows(closed) == [(1,)])
         assert kling.counts["created"] == 5
 
 

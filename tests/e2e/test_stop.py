@@ -37,7 +37,7 @@ async def test_stops_under_load_lose_nothing_and_deliver_nothing_twice(
 
         for life in range(1, STOPS + 1):
             enough = len(load.acknowledged) + 200
-            await wait_until(lambda enough=enough: len(load.acknowledged) >= enough, seconds=30)  # type: ignore[misc]  # bound at definition
+            await wait_until(lambda enough=enough: len(load.acknowledged) >= enough)  # type: ignore[misc]  # bound at definition
             assert await receiver.stop() == 0
             receiver.environ[START_NUMBER] = str(life)
             await receiver.start()

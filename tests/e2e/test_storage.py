@@ -61,7 +61,7 @@ async def test_events_are_delivered_after_the_copy_with_its_location(tmp_path: P
             (tmp_path / "publish.sh").write_text('#!/bin/sh\nls "$KLING_ASSET_DIR" > "$OUT"\n')
             async with receiver.client() as client:
                 task = await submit_task(client)
-            await wait_until(lambda: len(sink.received) == 1, seconds=30)
+            await wait_until(lambda: len(sink.received) == 1)
             await wait_until(lambda: script_lines(tmp_path) == ["0.png"])
 
             [[event]] = sink.received.values()
@@ -94,7 +94,7 @@ async def test_events_wait_while_the_storage_is_down(tmp_path: Path, s3: S3Serve
         async with a_receiver(tmp_path, config, environ=KEYS) as receiver:
             async with receiver.client() as client:
                 await submit_task(client)
-            await wait_until(lambda: bool(receiver.log_entries("asset.failed")), seconds=30)
+            await wait_until(lambda: bool(receiver.log_entries("asset.failed")))
             assert "cannot be reached: Connection refused." in receiver.log_entries("asset.failed")[0]["reason"]
             assert sink.received == {}
 
@@ -119,7 +119,7 @@ async def test_a_kill_after_a_copy_costs_a_second_copy_under_the_same_key(tmp_pa
                 receivers.append(receiver)
                 async with receiver.client() as client:
                     await submit_task(client)
-                await wait_until(lambda: bool(copies), seconds=30)
+                await wait_until(lambda: bool(copies))
                 await wait_until(lambda: receiver.process is not None and receiver.process.poll() is not None)
                 assert (sink.received, len(s3.objects()), len(arriving(tmp_path))) == ({}, 1, 1)
 

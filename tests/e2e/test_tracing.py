@@ -41,7 +41,7 @@ def a_tracing_script(folder: Path) -> str:
 
 async def wait_for_another_export(collector: OtlpCollector) -> None:
     before = len(collector.bodies)
-    await wait_until(lambda: len(collector.bodies) > before, seconds=20)
+    await wait_until(lambda: len(collector.bodies) > before)
 
 
 async def call_back(url: str) -> None:
@@ -60,7 +60,7 @@ async def test_a_submit_is_one_trace_that_a_later_process_continues(tmp_path: Pa
             callback_url = json.loads(kling.bodies[0])["callback_url"]
             await receiver.restart()
             await call_back(callback_url)
-            await wait_until(lambda: bool(sink.headers) and (tmp_path / "traced").exists(), seconds=20)
+            await wait_until(lambda: bool(sink.headers) and (tmp_path / "traced").exists())
             assert await receiver.stop() == 0
             log = receiver.log()
 
@@ -87,7 +87,7 @@ async def test_a_confirmation_and_a_download_are_in_the_trace(tmp_path: Path, co
             async with receiver.client() as client:
                 task = await submit_task(client)
                 await wait_for_state(client, task["id"], "succeed")
-            await wait_until(lambda: bool(sink.headers), seconds=20)
+            await wait_until(lambda: bool(sink.headers))
             await receiver.stop()
 
     (submit,) = collector.named("submit")
@@ -105,7 +105,7 @@ async def test_a_collector_that_hangs_stops_nothing(tmp_path: Path) -> None:
                 async with receiver.client() as client:
                     task = await submit_task(client)
                     await wait_for_state(client, task["id"], "succeed")
-                await wait_until(lambda: bool(sink.headers), seconds=20)
+                await wait_until(lambda: bool(sink.headers))
                 assert await receiver.stop(seconds=15) == 0
 
 
@@ -133,7 +133,7 @@ async def test_without_the_variables_no_trace_is_made(tmp_path: Path) -> None:
             client.headers["traceparent"] = TRACEPARENT
             await submit_task(client)
         await call_back(json.loads(kling.bodies[0])["callback_url"])
-        await wait_until(lambda: bool(sink.headers), seconds=20)
+        await wait_until(lambda: bool(sink.headers))
         stored = receiver.rows("SELECT * FROM traces")
 
     assert "traceparent" not in kling.requests[0].headers

@@ -345,7 +345,7 @@ async def create_callback_url(client: httpx2.AsyncClient, **fields: Any) -> tupl
 
 
 async def wait_for_state(
-    client: httpx2.AsyncClient, task_id: str, state: str, *, seconds: float = 15
+    client: httpx2.AsyncClient, task_id: str, state: str, *, seconds: float = 60
 ) -> dict[str, Any]:
     """Wait until a task has a state. Return the task."""
     seen: dict[str, Any] = {}

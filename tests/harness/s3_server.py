@@ -46,7 +46,7 @@ class S3Server:
                 stdout=log,
                 stderr=log,
             )
-        await wait_until(lambda: bool(_STARTED.search(self.log())), seconds=30)
+        await wait_until(lambda: bool(_STARTED.search(self.log())))
 
     def stop(self) -> None:
         """Kill it."""

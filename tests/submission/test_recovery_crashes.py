@@ -84,7 +84,7 @@ async def run_until_crash(system: TaskSystem, counter: CrashCounter) -> None:
         is_idle = system.clock.idle_waiters == len(works) and not under_way() and all(job.done() for job in jobs)
         return counter.left < 0 or is_idle
 
-    await wait_until(is_over, seconds=30, interval=0.001)
+    await wait_until(is_over, interval=0.001)
     left = [*works, *jobs, *under_way()]
     for work in left:
         work.cancel()
