@@ -72,7 +72,7 @@ async def test_more_slots_let_waiting_tasks_go(tmp_path: Path) -> None:
 
             await reload(receiver, "image = 1", "image = 2")
 
-            await wait_for_state(client, second["id"], "submitted", seconds=60)
+            await wait_for_state(client, second["id"], "processing")
 
 
 async def test_tokens_hosts_and_the_size_of_callbacks_change(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ class Sandbox:
             self._start(name, argv, stdout=log, stderr=log)
 
     def start_with_output(self, name: str, *argv: str) -> IO[bytes]:
-        """Start a kling-receiver command as a process, and return its stdout."""
+        """Start a kling-receiver command as a process, and return its stdout, which the reader closes at its end."""
         with self.log_file(name).open("wb") as log:
             process = self._start(name, argv, stdout=subprocess.PIPE, stderr=log)
         return cast("IO[bytes]", process.stdout)  # never None, because stdout is a pipe
@@ -216,9 +216,6 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         for process in processes:
             process.kill()
             process.wait()
-    for process in processes:
-        if process.stdout is not None:
-            process.stdout.close()
 
 
 def clean_environment() -> dict[str, str]:

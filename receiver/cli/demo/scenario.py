@@ -56,8 +56,8 @@ def run_scenario(sandbox: Sandbox, output: DemoOutput) -> Iterator[SyncClient]:
         kling = sandbox.start_with_output(
             "simulator", "simulate", *_SIMULATOR, "--listen", f"127.0.0.1:{sandbox.ports.kling}"
         )
-        sandbox.start("receiver", "serve", "--config", str(sandbox.config))
         has_started = _read_simulator(kling, updates)
+        sandbox.start("receiver", "serve", "--config", str(sandbox.config))
         client = running.enter_context(_connect_receiver(sandbox, deadline))
         _wait_for(has_started, sandbox, deadline, "the simulator to start")
         _read_events(client, updates)
@@ -137,10 +137,11 @@ def _read_simulator(lines: IO[bytes], updates: _Updates) -> Callable[[], bool]:
     started = Event()
 
     def read() -> None:
-        for line in lines:
-            event: Json = json.loads(line)
-            started.set()
-            updates.put(partial(DemoProgress.on_simulator_event, event=event))
+        with lines:
+            for line in lines:
+                event: Json = json.loads(line)
+                started.set()
+                updates.put(partial(DemoProgress.on_simulator_event, event=event))
 
     Thread(target=read, name="simulator output", daemon=True).start()
     return started.is_set
