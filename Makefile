@@ -81,6 +81,7 @@ soak: export FILES ?= 20000
 soak: export NODE_KILLS ?= 40
 soak: export NODE_JOBS ?= 200
 soak: export DATABASE_FAULTS ?= 60
+soak: export NODE_MINUTES ?= 120
 soak: export NETWORK_FAULTS ?= 30
 soak: export DUTY_KILLS ?= 10
 soak: export NODE_STOP_SECONDS ?= 60

@@ -4,14 +4,16 @@ import asyncio
 import json
 from collections.abc import Mapping
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from chaos.oracle import SECRET, Oracle
-from chaos.simulated_host import AsgiResponse, HostDownError, SimulatedHost
+from chaos.simulated_host import AsgiResponse, HostDownError
 from chaos.simulated_kling import SimulatedKling, SimulatedTask
 from data.ssrf_urls import FORBIDDEN, NOT_PUBLIC
 from standardwebhooks import Webhook
+
+from receiver.domain.clock import Clock
 
 TOKEN = "the-admin-token-of-a-simulation"
 ENDPOINTS = ("images/multi-image2image", "images/generations", "videos/text2video")
@@ -28,10 +30,25 @@ ONE_SHOT_SHARE = 0.4
 """The share of clients that take the first request to their callback URL as the end."""
 
 
+class Service(Protocol):
+    """What clients reach: one process, or a balancer of several. ``clock`` is the clients' own."""
+
+    @property
+    def clock(self) -> Clock:
+        """The clock that clients sign with."""
+        ...
+
+    async def call(
+        self, listener: str, method: str, path: str, *, headers: Mapping[str, str], body: bytes = b""
+    ) -> AsgiResponse:
+        """Send a request. Raises HostDownError if there is no answer."""
+        ...
+
+
 class Clients:
     """All clients, driven by one seed."""
 
-    def __init__(self, rng: Random, host: SimulatedHost, oracle: Oracle, *, signs: bool, one_shots: bool) -> None:
+    def __init__(self, rng: Random, host: Service, oracle: Oracle, *, signs: bool, one_shots: bool) -> None:
         """With *one_shots* some clients want only the end. Without, the seeds of the controls keep their runs."""
         self._rng = rng
         self._host = host

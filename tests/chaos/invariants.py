@@ -2,17 +2,36 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
-from chaos.simulated_kling import FINAL
-from chaos.simulation import GIVE_UP_HOURS, ROUTE_EVENTS, Simulation
+from chaos.oracle import Oracle
+from chaos.simulated_kling import FINAL, SimulatedKling
+from chaos.simulation import GIVE_UP_HOURS, ROUTE_EVENTS, Destination
 
 _HOUR = 3_600_000_000
 _UNFINISHED = ("queued", "submitting", "submitted", "processing")
 _MAX_TASK_HOURS = 40
+
+
+class Simulation(Protocol):
+    """A run that has ended, of one process or of several nodes."""
+
+    jumps: bool
+    verify: str
+    kling: SimulatedKling
+
+    @property
+    def oracle(self) -> Oracle:
+        """What was observed."""
+        ...
+
+    @property
+    def destinations(self) -> Mapping[str, Destination]:
+        """The destinations by name."""
+        ...
 
 
 def violations(simulation: Simulation) -> list[str]:

@@ -122,12 +122,7 @@ class Oracle:
         if delivery is None:  # not an attempt
             yield
             return
-        self._watched.add(delivery)
-        rows = self.rows("SELECT status, claim, route FROM deliveries WHERE id = ?", delivery)
-        if not rows or rows[0][0] != "pending" or rows[0][1] is None:
-            self.report(f"{delivery} is sent with the row {rows}")
-        elif self._is_held(rows[0][2]):
-            self.report(f"{delivery} is sent by {rows[0][2]}, which the operator holds")
+        self.check_attempt(delivery)
         if in_flight[delivery]:
             self.report(f"{delivery} is sent twice at once")
         in_flight[delivery] += 1
@@ -135,6 +130,15 @@ class Oracle:
             yield
         finally:
             in_flight[delivery] -= 1
+
+    def check_attempt(self, delivery: str) -> None:
+        """Check the row of a delivery that is sent."""
+        self._watched.add(delivery)
+        rows = self.rows("SELECT status, claim, route FROM deliveries WHERE id = ?", delivery)
+        if not rows or rows[0][0] != "pending" or rows[0][1] is None:
+            self.report(f"{delivery} is sent with the row {rows}")
+        elif self._is_held(rows[0][2]):
+            self.report(f"{delivery} is sent by {rows[0][2]}, which the operator holds")
 
     def _is_held(self, route: str) -> bool:
         """Return whether an operator held the route so long ago that no earlier attempt can still be in flight."""

@@ -8,18 +8,20 @@ gives one run.
 import asyncio
 import contextlib
 import sqlite3
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any, Self
 
 import pytest
 import structlog
-from chaos.virtual_time import VirtualClock
+from chaos.virtual_time import INCARNATION, VirtualClock
 
 from receiver.archive import previews
 from receiver.domain.clock import Clock, Ids
@@ -34,7 +36,10 @@ from receiver.store.sqlite import database, store, writer
 from receiver.store.sqlite.store import SqliteStore
 from receiver.store.sqlite.tasks import SqliteTaskStore
 
-_INCARNATION: ContextVar[int] = ContextVar("life", default=0)
+HOST: ContextVar["SimulatedHost"] = ContextVar("host")
+"""The host of the service that work belongs to."""
+
+_INCARNATIONS = count(1)
 _GRACE = 5.0
 _DISK_FULL_PROBABILITY = 0.3
 _RESTART_SECONDS = 10.0
@@ -64,6 +69,8 @@ class SimulatedHost:
     report: Callable[[str], None]
     on_task_stored: Callable[[Task], None]
     newest_stored_id: Callable[[], str]
+    on_request: Callable[[str, str], None] = lambda _method, _url: None
+    start_errors: tuple[type[Exception], ...] = ()
     free_bytes: int = 1 << 40
     disk_is_full: bool = False
     incarnation: int = 0
@@ -82,8 +89,7 @@ class SimulatedHost:
     _is_serving: asyncio.Event = field(default_factory=asyncio.Event)
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
-        """Replace the outside world."""
-        host = self
+        """Replace the outside world of this host, and of others in the same test."""
         entropy = Random(self.rng.random())
 
         class MonotonicIds(Ids):
@@ -91,12 +97,13 @@ class SimulatedHost:
 
             def __init__(self, clock: Clock, *, after: str = "") -> None:
                 super().__init__(clock, entropy.randbytes, after=after)
-                self._newest = host.newest_stored_id()
+                self._host = HOST.get()
+                self._newest = self._host.newest_stored_id()
 
             def new(self, prefix: str) -> str:
                 made = super().new(prefix)
                 if made.partition("_")[2] <= self._newest:
-                    host.report(f"an id does not increase: {made}")
+                    self._host.report(f"an id does not increase: {made}")
                 self._newest = made.partition("_")[2]
                 return made
 
@@ -105,6 +112,7 @@ class SimulatedHost:
 
             @classmethod
             async def open(cls, path: Path, **_: Any) -> Self:
+                host = HOST.get()
                 return await super().open(path, clock=host.clock, free=lambda _: host.free_bytes)
 
         class ObservedTaskStore(SqliteTaskStore):
@@ -113,53 +121,47 @@ class SimulatedHost:
             async def apply(self, ref: TaskRef, decide: Decide, *, with_pending: bool = False) -> Change | None:
                 change = await super().apply(ref, decide, with_pending=with_pending)
                 if change is not None and change.task is not None:
-                    host.on_task_stored(change.task)
+                    HOST.get().on_task_stored(change.task)
                 return change
 
         class ObservedHttpClient(HttpClient):
             """The real HTTP client, on the simulated network. Each attempt is watched while it is in flight."""
 
             def __init__(self, **known: Any) -> None:
-                super().__init__(**known, resolve=host.resolve)
+                self._host = HOST.get()
+                super().__init__(**known, resolve=self._host.resolve)
+
+            async def request(self, method: str, url: str, **known: Any) -> Any:
+                self._host.on_request(method, url)
+                return await super().request(method, url, **known)
 
             async def stream(self, url: str, *, headers: Mapping[str, str] | None = None, **known: Any) -> Any:
-                with host.watch_attempt(headers or {}):
+                with self._host.watch_attempt(headers or {}):
                     return await super().stream(url, headers=headers, **known)
 
-        patch.setattr(bootstrap, "SystemClock", lambda: host.clock)
+        patch.setattr(bootstrap, "SystemClock", lambda: HOST.get().clock)
         patch.setattr(bootstrap, "SystemRandom", lambda: Random(entropy.random()))
         patch.setattr(bootstrap, "Ids", MonotonicIds)
         patch.setattr(stores, "SqliteStore", SimulatedStore)
         patch.setattr(store, "SqliteTaskStore", ObservedTaskStore)
         patch.setattr(bootstrap, "HttpClient", ObservedHttpClient)
-        patch.setattr(listeners, "_listener", lambda name, app, *_: _Listener(host, name, app))
+        patch.setattr(listeners, "_listener", lambda name, app, *_: _Listener(HOST.get(), name, app))
         patch.setattr(previews, "in_thread", _run_inline)  # no threads take part
-        patch.setattr(supervisor, "stop_signals", lambda: host._stop_requested)
-        patch.setattr(database, "ConnectionThread", _ThreadOpener(host))
+        patch.setattr(supervisor, "stop_signals", lambda: HOST.get()._stop_requested)
+        patch.setattr(database, "ConnectionThread", _ThreadOpener())
         structlog.configure(
-            processors=[host._log],
+            processors=[self._log],
             wrapper_class=structlog.make_filtering_bound_logger(30),
             cache_logger_on_first_use=False,
         )
-        asyncio.get_running_loop().set_task_factory(self._make_task)
+        asyncio.get_running_loop().set_task_factory(_make_task)
 
     def _log(self, _: object, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
         self.logged[line["event"]] += 1
         self.last_lines.append(f"{self.clock.now():%d %H:%M:%S.%f} {line}")
         if line["event"] in ("service.failed", "sender.failed", "request.failed", "callback.failed", "store.broken"):
-            self.report(f"logged: {line}")
+            self.report(f"logged: {line} {traceback.format_exc() if line.get('exc_info') else ''}")
         raise structlog.DropEvent
-
-    def _make_task(self, loop: asyncio.AbstractEventLoop, work: Any, context: Context | None = None) -> Any:
-        task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, context=context)
-        life = (copy_context() if context is None else context).get(
-            _INCARNATION, 0
-        )  # an empty one is false and would be ignored
-        if life:
-            mine = self._tasks.setdefault(life, {})
-            mine[task] = None
-            task.add_done_callback(lambda done: mine.pop(done, None))
-        return task
 
     async def start(self) -> None:
         """Start the service and wait until it serves; restart it while the disk is full."""
@@ -169,9 +171,10 @@ class SimulatedHost:
 
     async def _start_once(self) -> bool:
         assert self._main is None
-        self.incarnation += 1
+        self.incarnation = next(_INCARNATIONS)
         self._context = copy_context()
-        self._context.run(_INCARNATION.set, self.incarnation)
+        self._context.run(INCARNATION.set, self.incarnation)
+        self._context.run(HOST.set, self)
         self._stop_requested = asyncio.Event()
         self._main = asyncio.get_running_loop().create_task(self._run_service(), context=self._context)
         ready = asyncio.create_task(self._is_serving.wait())
@@ -179,7 +182,7 @@ class SimulatedHost:
         if not self._main.done():
             return True
         ready.cancel()
-        if not self.disk_is_full:
+        if not (self.disk_is_full or isinstance(self._main.exception(), self.start_errors)):
             raise RuntimeError("it does not start\n" + "\n".join(self.last_lines)) from self._main.exception()
         self._reset()
         return False
@@ -247,6 +250,17 @@ class SimulatedHost:
         return request.result()
 
 
+def _make_task(loop: asyncio.AbstractEventLoop, work: Any, context: Context | None = None) -> "asyncio.Task[Any]":
+    """Make a task, and let the host of its service know it."""
+    task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, context=context)
+    owner = copy_context() if context is None else context  # an empty one is false
+    if incarnation := owner.get(INCARNATION, 0):
+        mine = owner[HOST]._tasks.setdefault(incarnation, {})
+        mine[task] = None
+        task.add_done_callback(lambda done: mine.pop(done, None))
+    return task
+
+
 async def _run_inline(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return work(*args, **kwargs)
 
@@ -276,12 +290,10 @@ class _Listener:
 class _ThreadOpener:
     """Opens simulated threads instead of the store's own."""
 
-    def __init__(self, host: SimulatedHost) -> None:
-        self._host = host
-
     async def open(self, connect: Callable[[], sqlite3.Connection], *, name: str) -> "SimulatedThread":
-        lane = SimulatedThread(self._host, connect(), writes="writer" in name)
-        self._host._threads.append(lane)
+        host = HOST.get()
+        lane = SimulatedThread(host, connect(), writes="writer" in name)
+        host._threads.append(lane)
         return lane
 
 

@@ -52,10 +52,22 @@ SendPush = Callable[[str, bytes], Awaitable[None]]
 class SimulatedKling:
     """Creates tasks, finishes them after a while, sends callbacks, and answers queries."""
 
-    def __init__(self, rng: Random, push: SendPush, tasks: dict[str, SimulatedTask], *, slots: int) -> None:
+    def __init__(
+        self,
+        rng: Random,
+        push: SendPush,
+        tasks: dict[str, SimulatedTask],
+        *,
+        slots: int,
+        pace: float = 1.0,
+        stuck_seconds: float = _STUCK_SECONDS,
+    ) -> None:
+        """*pace* is how many times faster than usual tasks end and pushes arrive."""
         self._rng = rng
         self._push = push
         self._slots = slots
+        self._pace = pace
+        self._stuck_seconds = stuck_seconds
         self.tasks = tasks
         self.fault_rate = 0.1
 
@@ -108,12 +120,12 @@ class SimulatedKling:
         """Run a task from creation to its end."""
         if self._rng.random() < 0.3:
             self._push_status(task)
-        await asyncio.sleep(self._rng.uniform(1, 60))
+        await asyncio.sleep(self._rng.uniform(1, 60) / self._pace)
         task.state = "processing"
         self._push_status(task)
         if self._rng.random() < 0.02:
-            await asyncio.sleep(_STUCK_SECONDS)
-        await asyncio.sleep(self._rng.expovariate(1 / 600))
+            await asyncio.sleep(self._stuck_seconds)
+        await asyncio.sleep(self._rng.expovariate(1 / 600) / self._pace)
         task.state = "failed" if self._rng.random() < 0.15 else "succeed"
         task.ended_at = self._now()
         task.result = [{"index": n, "url": f"https://cdn.kling.test/{task.id}/{n}.png"} for n in range(task.weight)]
@@ -132,7 +144,7 @@ class SimulatedKling:
 
     async def _send_push(self, url: str, body: bytes) -> None:
         late = self._rng.choices([0.1, 30.0, 3600.0, 86400.0], [0.8, 0.1, 0.08, 0.02])[0]
-        await asyncio.sleep(self._rng.expovariate(1 / late))
+        await asyncio.sleep(self._rng.expovariate(1 / late) / self._pace)
         await self._push(url, body)
 
     @staticmethod

@@ -20,11 +20,13 @@ _ALLOWED_ERRORS = (404, 409)
 class Operator:
     """Acts on what exists. Every action that was accepted must take effect."""
 
-    def __init__(self, rng: Random, clients: Clients, oracle: Oracle, *, routes: list[str]) -> None:
+    def __init__(self, rng: Random, clients: Clients, oracle: Oracle, *, routes: list[str], pace: float = 1.0) -> None:
+        """*pace* is how many times shorter than usual routes are held."""
         self._rng = rng
         self._clients = clients
         self._oracle = oracle
         self._routes = routes
+        self._pace = pace
 
     async def hold_route(self) -> None:
         """Hold a route for some hours, then release it."""
@@ -32,7 +34,7 @@ class Operator:
         if await self._request(f"/api/routes/{route}/hold", {"why": "to look at it"}) is None:
             return
         self._oracle.held_routes[route] = asyncio.get_running_loop().time()
-        await asyncio.sleep(_HOUR * self._rng.expovariate(1 / 3))
+        await asyncio.sleep(_HOUR * self._rng.expovariate(1 / 3) / self._pace)
         self._oracle.held_routes.pop(route, None)
         released = await self._request(f"/api/routes/{route}/release", {})
         while released is None:

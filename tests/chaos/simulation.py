@@ -64,7 +64,7 @@ concurrency = 3
 ROUTE_EVENTS = {"all": ["*"], "ends": ["succeed", "failed", "rejected", "expired"], "images": ["succeed"]}
 GIVE_UP_HOURS = {"all": 96, "ends": 12, "images": 96}
 
-_ADDRESSES = ("10.77.0.2", "127.0.0.77", "192.168.77.4", "9.9.9.9")
+ADDRESSES = ("10.77.0.2", "127.0.0.77", "192.168.77.4", "9.9.9.9")
 _HEADERS = {429: {"retry-after": "120"}, 503: {"retry-after": "120"}, 301: {"location": "http://169.254.169.254/"}}
 _HOUR = 3600.0
 _PLENTY_OF_DISK = 1 << 40
@@ -81,6 +81,20 @@ class Destination:
     conditions: NetworkConditions = field(default_factory=NetworkConditions)
     status: int = 204
     accepted: set[str] = field(default_factory=set)
+
+
+def handler_for(oracle: Oracle, name: str, destination: Destination) -> Handler:
+    """Return what a destination does with the attempts that arrive."""
+
+    def serve(_: str, __: str, headers: dict[str, str], body: bytes) -> HttpResponse:
+        oracle.counts["attempts that arrived"] += 1
+        oracle.trace(name, destination.status)
+        oracle.on_webhook(name, headers, body)
+        if destination.status // 100 == 2:
+            destination.accepted.add(headers["kling-receiver-delivery"])
+        return HttpResponse(status=destination.status, headers=_HEADERS.get(destination.status, {}), body=b"")
+
+    return serve
 
 
 class Simulation:
@@ -115,8 +129,8 @@ class Simulation:
         self.clients = Clients(self._new_rng(), self.host, self.oracle, signs=signs, one_shots=one_shots)
         self.kling = SimulatedKling(self._new_rng(), self.clients.push, truth, slots=SLOTS)
         self.network.add_peer("api.klingai.com", "10.77.0.1", self.kling.serve, self.kling_conditions)
-        for (name, each), address in zip(self.destinations.items(), _ADDRESSES, strict=True):
-            serve = self._handler_for(name, each)
+        for (name, each), address in zip(self.destinations.items(), ADDRESSES, strict=True):
+            serve = handler_for(self.oracle, name, each)
             self.network.add_peer(f"{name}.test", address, serve, each.conditions, is_untrusted=name == CLIENT)
         self._is_finished, self._interrupt = asyncio.Event(), asyncio.Event()
         self._interrupt_rng = self._new_rng()
@@ -124,17 +138,6 @@ class Simulation:
 
     def _new_rng(self) -> Random:
         return Random(self.rng.random())
-
-    def _handler_for(self, name: str, destination: Destination) -> Handler:
-        def serve(_: str, __: str, headers: dict[str, str], body: bytes) -> HttpResponse:
-            self.oracle.counts["attempts that arrived"] += 1
-            self.oracle.trace(name, destination.status)
-            self.oracle.on_webhook(name, headers, body)
-            if destination.status // 100 == 2:
-                destination.accepted.add(headers["kling-receiver-delivery"])
-            return HttpResponse(status=destination.status, headers=_HEADERS.get(destination.status, {}), body=b"")
-
-        return serve
 
     async def run(self, hours: float, *, until_settled: bool = True) -> None:
         """Run with all faults for this long, then without faults until everything has finished, then stop."""

@@ -10,12 +10,16 @@ import selectors
 import socket
 from collections import Counter
 from collections.abc import Callable
+from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from harness.clock import START
 
 from receiver.domain.clock import SystemClock
+
+INCARNATION: ContextVar[int] = ContextVar("incarnation", default=0)
+"""The number of the simulated process that work belongs to; 0 is the outside world."""
 
 _MAX_IDLE_TURNS = 200_000
 """This many turns of the loop without a time step mean that a task is busy-waiting."""
@@ -36,13 +40,13 @@ class Network(Protocol):
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop with virtual time, counted in microseconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, selector: selectors.BaseSelector | None = None) -> None:
         self.microseconds = 0
         self.idle_turns = 0
         self.network: Network | None = None
         self._dialled: dict[socket.socket, str] = {}
         self._busy: Counter[str] = Counter()
-        super().__init__(_TimeJumpSelector(self))
+        super().__init__(selector or _TimeJumpSelector(self))
         self._clock_resolution = 1e-6
 
     def time(self) -> float:
