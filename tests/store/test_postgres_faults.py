@@ -5,11 +5,12 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import asyncpg
 import pytest
-from harness.factories import a_task, an_event
+from harness.factories import a_delivery, a_task, an_event, at
 from harness.ports import free_port
 from harness.postgres import PASSWORD, PostgresServer, shared_server
 from harness.tcp_proxy import TcpProxy, a_tcp_proxy
@@ -17,7 +18,7 @@ from msgspec.structs import replace
 from store.conftest import a_postgres_store
 
 from receiver.domain.errors import StoreError, StoreUnavailable
-from receiver.domain.model import Task
+from receiver.domain.model import Attempt, DeliveryStatus, Task, Verdict
 from receiver.store.interfaces import ById, Change
 from receiver.store.postgres.database import Address, Connection
 from receiver.store.postgres.store import PostgresStore, StatementTimeouts
@@ -130,6 +131,34 @@ async def test_a_commit_with_an_unknown_outcome_is_refused_and_not_repeated(
 
         assert proxy.cuts == 1
         assert await polls(store) == expected
+
+
+async def test_an_attempt_whose_answer_was_lost_is_recorded_once(
+    postgres: PostgresServer, postgres_database: str
+) -> None:
+    attempt = Attempt(
+        delivery_id="dlv_1",
+        number=1,
+        started_at=at(4),
+        duration=timedelta(),
+        outcome="accepted",
+        code=204,
+        reason="",
+        excerpt=b"the marked answer",
+    )
+    delivered = Verdict(status=DeliveryStatus.DELIVERED, due_at=at(5), finished_at=at(5))
+    async with a_store_behind_a_proxy(postgres, postgres_database, StatementTimeouts()) as (store, proxy):
+        await store.tasks.apply(FIRST, lambda *_: Change(events=[an_event()], deliveries=[a_delivery()]))
+        await store.deliveries.claim("publish", now=at(9), until=at(60), limit=1, claim="mine")
+        proxy.cut_after = lambda sent: b"the marked answer" in sent and proxy.cuts == 0
+
+        assert not await store.deliveries.record_attempt(attempt, delivered, claim="mine")
+
+        assert proxy.cuts == 1
+        assert await store.catalog.attempts("dlv_1") == [attempt]
+        view = await store.catalog.delivery("dlv_1")
+        assert view is not None
+        assert view.delivery.status is DeliveryStatus.DELIVERED
 
 
 async def test_a_deadlock_with_another_node_repeats_the_group(postgres: PostgresServer, postgres_database: str) -> None:

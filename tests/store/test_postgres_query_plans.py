@@ -57,6 +57,13 @@ HOT: dict[str, dict[str, Any]] = PAGES | {
     "claim_deliveries": {"route": "r", "now": 1, "limit": 1, "claim": "c", "until": 2},
     "lock_claims": {"ids": []},
     "record_verdict": {name: [] for name in ("id", "claim", "status", "due_at", "finished_at", "attempts", "probes")},
+    "record_attempts": {
+        name: []
+        for name in (
+            *("id", "claim", "status", "due_at", "finished_at", "attempts", "probes"),
+            *("started_at", "duration", "outcome", "code", "reason", "excerpt"),
+        )
+    },
     "release_delivery": {"due_at": [], "id": [], "claim": []},
     "set_push_outcome": {"outcome": [], "task_id": [], "id": []},
     "retry_route_now": {"route": "r", "now": 1},

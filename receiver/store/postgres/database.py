@@ -4,7 +4,7 @@ No statement relies on the state of a session, so a connection may be a pooler's
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeAlias, TypeVar
@@ -57,13 +57,19 @@ class Address:
         return f"Address({self.url!r})"
 
 
-async def connect(address: Address, *, timeout: float, cached: int = 0) -> DriverConnection:  # noqa: ASYNC109 -- of each later statement
+async def connect(
+    address: Address,
+    *,
+    timeout: float,  # noqa: ASYNC109 -- of each later statement
+    cached: int = 0,
+    settings: Mapping[str, str] | None = None,
+) -> DriverConnection:
     """Open one connection whose statements end after *timeout* seconds. It keeps *cached* of them prepared.
 
-    Raises StoreError.
+    *settings* are settings of the session. Raises StoreError.
     """
     try:
-        connection = await _connect(address, timeout, cached)
+        connection = await _connect(address, timeout, cached, settings)
         try:
             await _require_safe_settings(connection)
         except BaseException:
@@ -74,7 +80,12 @@ async def connect(address: Address, *, timeout: float, cached: int = 0) -> Drive
     return connection
 
 
-async def _connect(address: Address, timeout: float, cached: int) -> DriverConnection:  # noqa: ASYNC109 -- of each later statement
+async def _connect(
+    address: Address,
+    timeout: float,  # noqa: ASYNC109 -- of each later statement
+    cached: int,
+    settings: Mapping[str, str] | None,
+) -> DriverConnection:
     # The driver's own time limit covers the connect, but not the address look-up before it.
     async with asyncio.timeout(CONNECT_TIMEOUT):
         return await asyncpg.connect(
@@ -83,6 +94,7 @@ async def _connect(address: Address, timeout: float, cached: int) -> DriverConne
             timeout=CONNECT_TIMEOUT,
             command_timeout=timeout,
             statement_cache_size=cached,
+            server_settings=None if settings is None else dict(settings),
         )
 
 
@@ -195,11 +207,12 @@ class Connections:
         size: int,
         timeout: float,  # noqa: ASYNC109 -- of each later statement
         cached: int = 0,
+        settings: Mapping[str, str] | None = None,
     ) -> Self:
         """Make a pool of up to *size* connections, as ``connect`` opens them."""
 
         async def connect_again(*_: object, **__: object) -> DriverConnection:
-            return await connect(address, timeout=timeout, cached=cached)
+            return await connect(address, timeout=timeout, cached=cached, settings=settings)
 
         pool = asyncpg.create_pool(
             min_size=0,

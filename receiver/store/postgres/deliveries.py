@@ -33,6 +33,7 @@ from receiver.store.postgres.queries import (
     fetch,
     fetch_value,
     write_each,
+    write_returning,
     write_rows,
     write_together,
 )
@@ -115,7 +116,13 @@ async def _claim(connection: Connection, group: Sequence[ClaimCall]) -> Sequence
     return [await _claim_one(connection, call) for call in group]
 
 
-async def _claim_one(connection: Connection, call: ClaimCall) -> Sequence[ClaimedDelivery]:
+async def _claim_alone(
+    connection: Connection, group: Sequence[ClaimCall]
+) -> Sequence[Sequence[ClaimedDelivery]] | None:
+    return [await _claim_one(connection, group[0], alone=True)] if len(group) == 1 else None
+
+
+async def _claim_one(connection: Connection, call: ClaimCall, *, alone: bool = False) -> Sequence[ClaimedDelivery]:
     arguments = {
         "route": call.route,
         "limit": call.limit,
@@ -124,6 +131,7 @@ async def _claim_one(connection: Connection, call: ClaimCall) -> Sequence[Claime
         "skip": list(call.skip) or None,
         "claim": call.claim,
         "until": micros(call.until),
+        "alone": alone or None,
     }
     found = await fetch(connection, "claim_deliveries", arguments)
     return [delivery_rows.claimed_delivery(row, claim=call.claim, until=call.until) for row in found]
@@ -133,13 +141,22 @@ async def _claim_routes(connection: Connection, group: Sequence[ClaimRoutesCall]
     return [await _claim_routes_once(connection, call) for call in group]
 
 
-async def _claim_routes_once(connection: Connection, call: ClaimRoutesCall) -> ClaimedRoutes:
+async def _claim_routes_alone(
+    connection: Connection, group: Sequence[ClaimRoutesCall]
+) -> Sequence[ClaimedRoutes] | None:
+    if len(group) != 1 or len(group[0].wanted) != 1:
+        return None
+    return [await _claim_routes_once(connection, group[0], alone=True)]
+
+
+async def _claim_routes_once(connection: Connection, call: ClaimRoutesCall, *, alone: bool = False) -> ClaimedRoutes:
     claimed = {
         each.route: await _claim_one(
             connection,
             ClaimCall(
                 route=each.route, now=call.now, until=each.until, limit=each.limit, claim=each.claim, skip=call.skip
             ),
+            alone=alone,
         )
         for each in call.wanted
     }
@@ -159,6 +176,26 @@ async def _record_attempts(connection: Connection, group: Sequence[RecordAttempt
     await _save_states(connection, [call.route for call in valid if call.route is not None])
     await _write_alerts(connection, [alert for call in valid for alert in call.alerts])
     return results
+
+
+async def _record_attempts_alone(connection: Connection, group: Sequence[RecordAttemptCall]) -> Sequence[bool] | None:
+    """Record attempts of different deliveries that neither kill any nor change a route.
+
+    A repetition records nothing twice: the first one has dropped the claims.
+    """
+    calls = {call.attempt.delivery_id: call for call in group}
+    if len(calls) != len(group) or any(
+        call.route is not None
+        or call.alerts
+        or call.verdict.status is DeliveryStatus.DEAD
+        or call.attempt.number > MAX_ATTEMPTS_RETAINED
+        for call in group
+    ):
+        return None
+    ordered = [call for _, call in sorted(calls.items())]  # their locks are taken in one order on all nodes
+    records = [(*verdict_row(call), *delivery_rows.attempt_row(call.attempt)[2:]) for call in ordered]
+    recorded = {row["id"] for row in await write_returning(connection, "record_attempts", records)}
+    return [call.attempt.delivery_id in recorded for call in group]
 
 
 async def _save_verdicts(connection: Connection, calls: Sequence[RecordAttemptCall], routes: Mapping[str, str]) -> None:
@@ -247,9 +284,13 @@ async def _save_routes(connection: Connection, group: Sequence[SaveRouteCall]) -
 
 
 # A claim that a crash of the server undoes is made again, so nothing waits for the disk.
-_CLAIM: WriteOp[ClaimCall, Sequence[ClaimedDelivery]] = WriteOp(write=_claim, is_durable=False)
-_CLAIM_ROUTES: WriteOp[ClaimRoutesCall, ClaimedRoutes] = WriteOp(write=_claim_routes, is_durable=False)
-_RECORD_ATTEMPT: WriteOp[RecordAttemptCall, bool] = WriteOp(write=_record_attempts)
+_CLAIM: WriteOp[ClaimCall, Sequence[ClaimedDelivery]] = WriteOp(
+    write=_claim, is_durable=False, write_alone=_claim_alone
+)
+_CLAIM_ROUTES: WriteOp[ClaimRoutesCall, ClaimedRoutes] = WriteOp(
+    write=_claim_routes, is_durable=False, write_alone=_claim_routes_alone
+)
+_RECORD_ATTEMPT: WriteOp[RecordAttemptCall, bool] = WriteOp(write=_record_attempts, write_alone=_record_attempts_alone)
 _RELEASE: WriteOp[ReleaseCall, bool] = WriteOp(write=_release)
 _RELEASE_ALL: WriteOp[ReleaseAllCall, RecoveredClaims] = WriteOp(write=_release_all)
 _RETRY_NOW: WriteOp[RetryNowCall, int] = WriteOp(write=_retry_now)

@@ -126,6 +126,11 @@ async def write_together(connection: Connection, *writes: Write) -> None:
         await _write(connection, *last)
 
 
+async def write_returning(connection: Connection, name: str, rows: Sequence[Sequence[object]]) -> Sequence[Record]:
+    """Run a statement that takes arrays once for some small rows, and return what it returns."""
+    return await connection.fetch(_compiled(name, frozenset())[0], *zip(*rows, strict=True))
+
+
 async def _write(connection: Connection, *writes: tuple[Statement, Sequence[Sequence[object]]]) -> None:
     arrays = [column for _, rows in writes for column in zip(*rows, strict=True)]
     await connection.execute(_joined(tuple(statement for statement, _ in writes)), *arrays)

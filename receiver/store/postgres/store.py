@@ -40,6 +40,10 @@ from receiver.store.postgres.writer import WriteOp, Writer
 _CLOCK = SystemClock()
 _CACHED_STATEMENTS = 256
 _MAX_HOT_READS = 3
+
+# A prepared statement is planned once. On empty tables it would read them whole, and would still do so when they have
+# a million rows, so the planner must use the index that each write has. Compiling a plan takes longer than the write.
+_PLAN_SETTINGS = {"enable_seqscan": "off", "jit": "off"}
 _MAX_LISTS = 3
 
 
@@ -113,19 +117,15 @@ class PostgresStore:
         async with AsyncExitStack() as stack:
             health = Health()
             cached = 0 if await is_pooled(address) else _CACHED_STATEMENTS
-            writing = await Connections.open(address, health, size=1, timeout=timeouts.write, cached=cached)
-            stack.push_async_callback(writing.aclose)
-            delivering = await Connections.open(address, health, size=1, timeout=timeouts.write, cached=cached)
-            stack.push_async_callback(delivering.aclose)
+            writer, delivery_writer = [
+                await _open_writer(address, health, stack, timeout=timeouts.write, cached=cached, metrics=metrics)
+                for _ in range(2)
+            ]
             hot = await Connections.open(address, health, size=_MAX_HOT_READS, timeout=timeouts.hot_read, cached=cached)
             stack.push_async_callback(hot.aclose)
             lists = await Connections.open(address, health, size=_MAX_LISTS, timeout=timeouts.list, cached=cached)
             stack.push_async_callback(lists.aclose)
             between = await open_node_parts(address, health, stack)
-            writer = Writer(writing, health, metrics=metrics)
-            stack.push_async_callback(writer.aclose)
-            delivery_writer = Writer(delivering, health, metrics=metrics)
-            stack.push_async_callback(delivery_writer.aclose)
             store = cls(
                 health=health,
                 writer=writer,
@@ -171,6 +171,24 @@ class PostgresStore:
         raise InvalidRequest(
             f"A store on PostgreSQL is not copied to {target}.", remedy="Use `pg_dump` or a base backup of the server."
         )
+
+
+async def _open_writer(
+    address: Address,
+    health: Health,
+    stack: AsyncExitStack,
+    *,
+    timeout: float,  # noqa: ASYNC109 -- of each later statement
+    cached: int,
+    metrics: Metrics | None,
+) -> Writer:
+    """Open a writer on a connection of its own; *stack* closes both."""
+    settings = _PLAN_SETTINGS if cached else None  # a pooler may refuse them, and without a cache no plan is kept
+    connections = await Connections.open(address, health, size=1, timeout=timeout, cached=cached, settings=settings)
+    stack.push_async_callback(connections.aclose)
+    writer = Writer(connections, health, metrics=metrics)
+    stack.push_async_callback(writer.aclose)
+    return writer
 
 
 async def _check(connection: Connection, group: Sequence[None]) -> Sequence[None]:

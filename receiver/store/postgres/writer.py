@@ -31,11 +31,7 @@ _MAX_GROUP_SIZE = 256
 _MAX_REPEATS = 10
 
 # A node that stops between two statements must not keep its locks: other nodes wait for them.
-# A plan is made once. On empty tables it would read them whole, and would still do so when they have a million rows, so
-# the planner must use the index that each write has. Compiling a plan takes longer than the write.
-_BEGIN = (
-    "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '4s'; SET LOCAL enable_seqscan = off; SET LOCAL jit = off"
-)
+_BEGIN = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '4s'"
 _BEGIN_WITHOUT_SYNC = f"{_BEGIN}; SET LOCAL synchronous_commit = off"
 
 
@@ -46,10 +42,13 @@ class WriteOp(Generic[Item, Result]):
     ``write`` runs inside the transaction and returns one result or ItemError per item. It may be called again with the
     same items if another node's transaction was in the way.
     ``is_durable``: the write must survive a power cut. A group without such a write does not wait for the disk.
+    ``write_alone``: writes a group of nothing else outside a transaction, with one statement instead of BEGIN, several
+    and COMMIT; it returns None and writes nothing if it cannot. It may be called again after it has written.
     """
 
     write: Callable[[Connection, Sequence[Item]], Awaitable[Sequence[Result | ItemError]]]
     is_durable: bool = True
+    write_alone: Callable[[Connection, Sequence[Item]], Awaitable[Sequence[Result] | None]] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -196,7 +195,7 @@ class Writer:
                 return results
 
     async def _transact(self, group: list[_Pending]) -> list[object]:
-        """Write a group between one BEGIN and one COMMIT.
+        """Write a group, if it needs more than one statement between one BEGIN and one COMMIT.
 
         Decided operations come first: nothing may be written between their load and their write.
         """
@@ -204,19 +203,8 @@ class Writer:
         results: list[object] = [None] * len(group)
         began = time.perf_counter()
         async with self._connections.connection() as connection:
-            is_durable = any(op_group.op.is_durable for op_group in op_groups)
-            await connection.execute(_BEGIN if is_durable else _BEGIN_WITHOUT_SYNC)
-            try:
-                for op_group in op_groups:
-                    await op_group.load(connection)
-                for op_group in op_groups:
-                    op_group.decide(results)
-                for op_group in op_groups:
-                    await op_group.write(connection, results)
-            except Exception:
-                await _roll_back(connection)
-                raise
-            await _commit(connection)
+            if len(op_groups) != 1 or not await op_groups[0].write_alone(connection, results):
+                await _write_in_transaction(connection, op_groups, results)
         self._metrics.store_commit_seconds.observe(time.perf_counter() - began)
         self._metrics.store_group_size.observe(len(group))
         return results
@@ -224,6 +212,22 @@ class Writer:
     def _reject_unwritten(self, calls: Iterable[_Pending]) -> None:
         for call in calls:
             call.resolve(ItemError(StoreUnavailable("The store was closed before the write.")))
+
+
+async def _write_in_transaction(connection: Connection, op_groups: "Sequence[_OpGroup]", results: list[object]) -> None:
+    is_durable = any(op_group.op.is_durable for op_group in op_groups)
+    await connection.execute(_BEGIN if is_durable else _BEGIN_WITHOUT_SYNC)
+    try:
+        for op_group in op_groups:
+            await op_group.load(connection)
+        for op_group in op_groups:
+            op_group.decide(results)
+        for op_group in op_groups:
+            await op_group.write(connection, results)
+    except Exception:
+        await _roll_back(connection)
+        raise
+    await _commit(connection)
 
 
 async def _commit(connection: Connection) -> None:
@@ -265,6 +269,15 @@ class _OpGroup:
     @property
     def needs_decision(self) -> bool:
         return isinstance(self.op, DecidedWriteOp)
+
+    async def write_alone(self, connection: Connection, results: list[object]) -> bool:
+        """Write outside a transaction; return False if the operation cannot."""
+        if isinstance(self.op, DecidedWriteOp) or self.op.write_alone is None:
+            return False
+        written = await self.op.write_alone(connection, self.items)
+        if written is not None:
+            self._set_results(written, results)
+        return written is not None
 
     async def load(self, connection: Connection) -> None:
         if isinstance(self.op, DecidedWriteOp):

@@ -43,7 +43,8 @@ WHERE waiting.route IS NOT NULL;
 
 -- name: claim_deliveries
 -- Claims the longest due deliveries of a route and reads everything their sender needs. Without a verdict they are due
--- again when the lease ends. Deliveries that another node is claiming are skipped.
+-- again when the lease ends. Deliveries that another node is claiming are skipped. A claim that a crash undoes is made
+-- again, so one that is a transaction of its own does not wait for the disk.
 WITH due AS (
     SELECT *
     FROM deliveries
@@ -86,6 +87,8 @@ FROM due
 JOIN claimed ON claimed.id = due.id
 JOIN events ON events.id = due.event_id
 LEFT JOIN tasks ON tasks.id = events.task_id
+WHERE TRUE
+  AND set_config('synchronous_commit', 'off', TRUE) = 'off' -- if alone
 ORDER BY due.due_at, due.id;
 
 -- name: lock_claims
@@ -108,6 +111,32 @@ FROM unnest(
 ) AS verdict (id, claim, status, due_at, finished_at, attempts, probes)
 WHERE deliveries.id = verdict.id
   AND deliveries.claim = verdict.claim;
+
+-- name: record_attempts
+-- Stores the verdicts on deliveries that still have the same claims, and their attempts, and returns these deliveries.
+WITH recorded AS (
+    UPDATE deliveries
+    SET status = verdict.status, due_at = verdict.due_at, finished_at = verdict.finished_at,
+        attempts = verdict.attempts, probes = deliveries.probes + verdict.probes, unfinished_claims = 0, claim = NULL
+    FROM unnest(
+        :id::text[], :claim::text[], :status::text[], :due_at::bigint[], :finished_at::bigint[], :attempts::integer[],
+        :probes::integer[]
+    ) AS verdict (id, claim, status, due_at, finished_at, attempts, probes)
+    WHERE deliveries.id = verdict.id
+      AND deliveries.claim = verdict.claim
+    RETURNING deliveries.id
+),
+stored AS (
+    INSERT INTO attempts (delivery_id, number, started_at, duration, outcome, code, reason, excerpt)
+    SELECT attempt.*
+    FROM unnest(
+        :id::text[], :attempts::integer[], :started_at::bigint[], :duration::bigint[], :outcome::text[],
+        :code::integer[], :reason::text[], :excerpt::bytea[]
+    ) AS attempt (delivery_id, number, started_at, duration, outcome, code, reason, excerpt)
+    JOIN recorded ON recorded.id = attempt.delivery_id
+)
+SELECT id
+FROM recorded;
 
 -- name: release_delivery
 -- Releases claimed deliveries without an attempt.
