@@ -101,10 +101,8 @@ class DeliveryServices:
 def build_tasks(context: Context) -> TaskServices:
     """Build the services that submit and track tasks."""
     settings, store, kling, event_factory = context.settings, context.store, context.kling, context.event_factory
-    notifiers, clock, ids = context.notifiers, context.clock, context.ids
-    alerts = TaskAlerts(
-        store.tasks, store.catalog, event_factory, public_url=settings.public.url, notifiers=notifiers, clock=clock
-    )
+    notifiers, clock, ids, url = context.notifiers, context.clock, context.ids, settings.public.url
+    alerts = TaskAlerts(store.tasks, store.catalog, event_factory, public_url=url, notifiers=notifiers, clock=clock)
     ends = ExpectedEnds(settings.poll, has_callbacks=bool(settings.public.url))
     health = _build_callback_health(context, ends, alerts)
     inbox = _build_inbox(context, ends, health)
@@ -126,7 +124,7 @@ def build_tasks(context: Context) -> TaskServices:
         executor=executor,
         submitter=submitter,
         gateway_creates=_build_gateway_creates(context, submitter, held),
-        poller=_build_poller(context, inbox, alerts),
+        poller=_build_poller(context, inbox, alerts, ends),
         ends=ends,
         health=health,
         durations=DurationKeeper(store.durations, ends, health, clock=clock),
@@ -171,13 +169,15 @@ def _build_callback_health(context: Context, ends: ExpectedEnds, alerts: TaskAle
     return CallbackHealth(context.store.tasks, ends, observer, notifiers=context.notifiers, clock=context.clock)
 
 
-def _build_poller(context: Context, inbox: Inbox, alerts: TaskAlerts) -> Poller:
+def _build_poller(context: Context, inbox: Inbox, alerts: TaskAlerts, ends: ExpectedEnds) -> Poller:
+    tracing, timeout = context.tracing, context.settings.kling.timeout
     return Poller(
         context.store.tasks,
-        context.tracing.polls(context.kling),
-        context.tracing.answers(inbox),
+        tracing.polls(context.kling),
+        tracing.answers(inbox),
         alerts,
-        timeout=context.settings.kling.timeout,
+        ends,
+        timeout=timeout,
         notifiers=context.notifiers,
         clock=context.clock,
         latest=lambda: context.ids.latest,

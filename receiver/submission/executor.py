@@ -152,7 +152,7 @@ class CreateExecutor:
         what a gateway client sent beside the body. With *keeps_queued* its task returns to the queue after a 1303.
         """
         body = self._create_body(task, endpoint, intent, token)
-        self._ends.remember_body(task.id, body.parsed)
+        self._ends.remember_body(task, body.parsed)
         call = KlingCall(creates=True, pack=task.queueing.pack, resource=permission_key(endpoint, body.parsed))
         started_at = self._clock.now()
         answer: KlingResponse | KlingError

@@ -1,41 +1,55 @@
-"""When a task is polled that no callback reports: close together around its expected end. Pure: no clock, no I/O.
+"""When a task is polled that no callback reports, by how likely each duration is. Pure: no clock, no I/O.
 
-A plan is made from the durations of past tasks of the same kind. It has at most eleven close polls. Each comes so soon
-after the one before that an end between them is seen in time. If eleven do not reach from the shortest duration to the
-longest, they cover as many durations as possible. Before them there is no poll; after them, each gap is half of the
-task's age. While no duration is known, six polls are spread around a guess.
+A poll sees an end in time if it comes within a tenth of the task's duration, at least 1 s and at most 15 s. A plan
+chooses the polls that see the most likely ends in time: close together where many tasks end, none before. A task that
+still runs after them is polled at growing gaps. Until its tenth minute it is polled at most 12 times, as long as each
+gap may be five minutes.
 """
 
+import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
+from typing import TypeAlias
 
 from receiver.settings import PollSettings
+from receiver.tasks.duration_estimate import Peak, likelihoods
 
-CLOSE_POLLS = 11
-"""The most polls that follow each other closely."""
+MAX_POLLS = 12
+"""The most polls until the tenth minute of a task."""
 
-_GAP_RATIO = 0.095  # of the task's age: an end is seen within 10 % of it, with the time of the call
-_MIN_GAP, _MAX_GAP = 0.9, 14.6  # seconds
-_UNKNOWN_SPREAD = 1.5  # how far a duration may be from a single past one
-_GUESS_STEPS = (0.4, 0.7, 1.0, 1.5, 2.5, 4.0)
-_LEAST_MARGIN = 1.01
-_WIDE_GAP_RATIO = 0.5  # after the close polls
+_IN_TIME, _LEAST_IN_TIME, _MOST_IN_TIME = 0.1, 1.0, 15.0  # of the duration; seconds
+_CALL = 0.13  # seconds that the moment of a call varies
+_LAST_PLANNED = 603.0  # seconds; an end before ten minutes is seen by this poll
+_LONGEST_GAP = 300.0  # seconds, before that
+_GROWING_GAP = 0.5  # of the age; afterwards
+_LEAST_GAIN, _LEAST_GAIN_OF_GUESS = 0.003, 0.012  # of the ends: a poll that sees fewer in time is not worth it
+_CELLS = 5  # between two close polls
+_LAST_EDGE = 4 * 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PollPlan:
-    """The close polls of a task, as its ages in seconds."""
+    """The best next poll for each number of polls left and each age, as numbers of the cells of :func:`_edges`.
 
-    ages: Sequence[float]
+    ``first`` is the first cell. In ``next_cells`` are, for each number of polls that are left, the cells whose ends
+    the next poll sees first. A missing cell means that no poll is worth it.
+    """
+
+    first: int
+    next_cells: Sequence[Sequence[int]]
 
     def gap_after(self, age: float, *, polls: int) -> float:
         """Return the seconds until the next poll of a task of this age that was polled so often."""
-        nearest = bisect_right(self.ages, age + _gap(age) / 2)  # a late poll replaces the planned one that is near
-        if nearest < len(self.ages) and (polls < CLOSE_POLLS or nearest == 0):
-            return self.ages[nearest] - age
-        return max(age * _WIDE_GAP_RATIO, _MIN_GAP)
+        left = max(MAX_POLLS - polls, 0)
+        cell = max(bisect_right(_edges(), age - _CALL / 2) - 1 - self.first, 0)
+        if left and cell < len(self.next_cells[left]):
+            chosen = self.next_cells[left][cell]
+            if chosen >= 0:
+                return max(_edges()[self.first + chosen + _CELLS] - age, _LEAST_IN_TIME / 2)
+        return _unlikely_gap(age, left)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,37 +79,77 @@ def poll_policy(settings: PollSettings, plan: PollPlan | None = None, *, is_gues
     )
 
 
-def plan_polls(durations: Sequence[float], *, guess: float) -> PollPlan:
-    """Plan the polls of a task whose kind had these *durations*, or for a *guess* if none is known. All are seconds."""
-    if not durations:
-        return PollPlan(ages=[guess * step for step in _GUESS_STEPS])
-    known = sorted(durations)
-    first, last = _most_covered(known)
-    margin = 1 + (_UNKNOWN_SPREAD - 1) / len(known) ** 0.5
-    while len(ages := _close_ages(first / margin, last * margin)) > CLOSE_POLLS and margin > _LEAST_MARGIN:
-        margin **= 0.8
-    return PollPlan(ages=ages[:CLOSE_POLLS])
+def plan_polls(peaks: Sequence[Peak], *, known: int) -> PollPlan:
+    """Plan the polls of a task whose duration is so likely; *known* past durations say so.
+
+    For each number of polls left and each cell, from the last cell on: either the next poll sees the ends in this
+    cell, and then those of as many as it sees in time, or it leaves them.
+    """
+    start, cells = likelihoods(peaks, _logarithms())
+    seen = [0.0]
+    for each in cells:
+        seen.append(seen[-1] + each)
+    total, gain = seen[-1] or 1.0, _LEAST_GAIN + _LEAST_GAIN_OF_GUESS / (known + 1)
+    rows, values = [(-1,) * len(cells)], [0.0] * (len(cells) + _CELLS)
+    for left in range(1, MAX_POLLS + 1):
+        row, values = _plan_row(left, start, [each / total for each in seen], values, gain)
+        rows.append(row)
+    return PollPlan(first=start, next_cells=tuple(rows))
 
 
-def _most_covered(known: Sequence[float]) -> tuple[float, float]:
-    """Return the shortest and the longest of those durations that the close polls can cover; as many as possible."""
-    windows = []
-    for index, shortest in enumerate(known):
-        end = shortest
-        for _ in range(CLOSE_POLLS - 1):
-            end += _gap(end)
-        windows.append((bisect_right(known, end) - index, index))
-    count, index = max(windows, key=lambda window: window[0])
-    return known[index], known[index + count - 1]
+_Row: TypeAlias = tuple[tuple[int, ...], list[float]]
 
 
-def _close_ages(first: float, last: float) -> list[float]:
-    """Return close ages from just after *first* until *last* is covered."""
-    ages = [first + _gap(first)]
-    while ages[-1] < last:
-        ages.append(ages[-1] + _gap(ages[-1]))
-    return ages
+def _plan_row(left: int, start: int, seen: Sequence[float], values: Sequence[float], gain: float) -> _Row:
+    """Return the next cell for each cell, and the share of ends seen in time; *values* is that with one poll less."""
+    count, edges = len(seen) - 1, _edges()
+    best, chosen = [0.0] * (count + _CELLS), [-1] * (count + 1)
+    for cell in range(count - 1, -1, -1):
+        best[cell], chosen[cell] = best[cell + 1], chosen[cell + 1]
+        if left <= _reserved(edges[start + cell + _CELLS]):
+            continue
+        share = seen[min(cell + _CELLS, count)] - seen[cell] + values[cell + _CELLS] - gain * (1 - seen[cell])
+        if share > best[cell]:
+            best[cell], chosen[cell] = share, cell
+    return tuple(chosen[:count]), best
 
 
-def _gap(age: float) -> float:
-    return min(max(age * _GAP_RATIO, _MIN_GAP), _MAX_GAP)
+def _reserved(age: float) -> int:
+    """Return how many polls are kept for after a poll at this age, so that 12 reach the tenth minute."""
+    return max(math.ceil((_LAST_PLANNED - age) / _LONGEST_GAP), 0)
+
+
+def _unlikely_gap(age: float, left: int) -> float:
+    """Return the gap at an age after which few tasks end: the polls left are spread until the tenth minute."""
+    if age >= _LAST_PLANNED - _MOST_IN_TIME:
+        return age * _GROWING_GAP
+    if left <= 1:
+        return _LAST_PLANNED - age
+    start = max(age, 1.0)
+    growing = start * math.pow(_LAST_PLANNED / start, 1 / left)
+    return max(growing, _LAST_PLANNED - _LONGEST_GAP * (left - 1)) - age
+
+
+@cache
+def _edges() -> Sequence[float]:
+    """Return the ages between the cells. A poll sees all ends of the last five cells in time."""
+    edges = list(_first_edges())
+    while edges[-1] < _LAST_EDGE:
+        edges.append(edges[-_CELLS] + _seen_in_time(edges[-_CELLS]))
+    return edges
+
+
+def _first_edges() -> Iterator[float]:
+    for number in range(_CELLS):
+        yield 1.0 + number * _seen_in_time(1.0) / _CELLS
+
+
+@cache
+def _logarithms() -> Sequence[float]:
+    return [math.log(edge) for edge in _edges()[:-_CELLS]]
+
+
+def _seen_in_time(age: float) -> float:
+    """Return how long after a poll at this age the next may come. After ten minutes it grows with the age."""
+    longest = max(_MOST_IN_TIME, _MOST_IN_TIME / _LAST_PLANNED * age)
+    return min(max(_IN_TIME * age, _LEAST_IN_TIME), longest) - _CALL

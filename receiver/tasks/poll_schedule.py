@@ -237,6 +237,28 @@ def poll_interval(task: Task, poll: PollPolicy, *, now: datetime) -> timedelta:
     return min(delay, poll.first_within) if is_first and poll.first_within else delay
 
 
+def next_planned_poll(task: Task, poll: PollPolicy, *, now: datetime) -> datetime | None:
+    """Return when the plan wants a running task polled after its last poll. None if anything else decides that.
+
+    Something else decides if there is no plan, if a push or a missing result causes the next poll, or if the clock was
+    set back.
+    """
+    polling, since = task.polling, running_since(task)
+    waits_for_push = polling.push_at is not None and (polling.at is None or polling.push_at > polling.at)
+    if poll.plan is None or not task.state.is_running or waits_for_push or polling.empty_results:
+        return None
+    last_at = polling.at or since
+    if last_at > now or task.due_at is None:
+        return None
+    return max(last_at + poll_interval(task, poll, now=last_at), now)
+
+
+def replan(task: Task, poll: PollPolicy, *, now: datetime) -> Task:
+    """Plan the next poll again, by what is known now."""
+    planned_at = next_planned_poll(task, poll, now=now)
+    return task if planned_at is None else replace(task, due_at=planned_at)
+
+
 def ids_in(report: StatusReport) -> Sequence[str]:
     """Return the ids in a report, Kling's first."""
     return [id_ for id_ in (report.kling_id, report.external_task_id) if id_]

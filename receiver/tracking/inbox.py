@@ -1,5 +1,6 @@
 """Turns each push, a callback or a poll's answer, into task state, an event and deliveries."""
 
+import asyncio
 import hashlib
 from collections.abc import Sequence
 from datetime import datetime
@@ -192,6 +193,8 @@ class Inbox:
 
         def decide(task: Task, pending: Sequence[Push]) -> Change:
             before[:] = [task]
+            if task.state.is_running and not incoming.is_final:
+                self._ends.record_running(task, now=incoming.at)
             return self._decide_answer(incoming, task, pending)
 
         change = await self._task_store.apply(ById(id=task_id), decide, with_pending=True)
@@ -199,13 +202,22 @@ class Inbox:
             return
         self._log("answer.accepted", change, incoming)
         if change.task.state.is_final and not before[0].state.is_final:
-            if change.task.state is TaskState.SUCCEED and self._ends.record_polled_end(
-                before[0], ended_at=report.updated_at, seen_at=incoming.at
-            ):
-                await self._health.poll_running("The first task of its kind has ended.")
+            if change.task.state is TaskState.SUCCEED:
+                self._ends.record_polled_end(before[0], ended_at=report.updated_at, seen_at=incoming.at)
+                await self._replan_running(before[0])
             if _confirms_callback(change):
                 self._health.record_callback(task_id)  # which another node may have received
             await self._health.record_end(before[0])
+
+    async def _replan_running(self, ended: Task) -> None:
+        """Plan the polls of running tasks again, because one of their kind has ended."""
+        now = self._clock.now()
+
+        def decide(task: Task, _: Sequence[Push]) -> Change:
+            planned = poll_schedule.replan(task, self._ends.policy(task), now=now)
+            return Change() if planned is task else Change(task=planned)
+
+        await asyncio.gather(*(self._apply(task_id, decide) for task_id in self._ends.running_like(ended)))
 
     async def record_no_answer(self, task_id: str, *, denied: str | None = None) -> None:
         """Record a poll without an answer about the task. *denied* is an id that Kling does not know.
@@ -355,6 +367,8 @@ class Inbox:
             )
 
     def _notify(self, change: Change) -> None:
+        if change.task is not None and change.task.state.is_final:
+            self._ends.forget_running(change.task)
         measurements.record_ends(self._metrics, change)
         notify_workers(self._notifiers, change, now=self._clock.now())
 

@@ -94,6 +94,14 @@ class AnswerSink(Protocol):
         ...
 
 
+class PollPlans(Protocol):
+    """Knows when tasks may end."""
+
+    def postponed_until(self, task: Task, *, now: datetime) -> datetime | None:
+        """Return a better time for a poll that is due, or None."""
+        ...
+
+
 class CallObserver(Protocol):
     """Observes how calls to Kling end."""
 
@@ -111,6 +119,7 @@ class Poller:
         kling: PollApi,
         answers: AnswerSink,
         observer: CallObserver,
+        plans: PollPlans,
         *,
         timeout: timedelta,
         notifiers: Notifiers,
@@ -124,6 +133,7 @@ class Poller:
         self._kling = kling
         self._answers = answers
         self._observer = observer
+        self._plans = plans
         self._lease = 2 * timeout + _MARGIN  # a call may be signed again and repeated once
         self._notifiers = notifiers
         self._clock = clock
@@ -188,7 +198,7 @@ class Poller:
         claimed = await self._task_store.claim_tasks(
             _POLLABLE, now=now, until=until, limit=limit, pushes_first=pushes_first
         )
-        alone, together = self._partition(claimed)
+        alone, together = self._partition(await self._wanted(claimed, now))
         if together and self._breaker.next_probe_at is None:
             self._batch_endpoints.update(task.endpoint or "" for task in together)
             capacity, endpoints = MAX_BATCH - len(together), sorted(self._batch_endpoints)
@@ -200,6 +210,17 @@ class Poller:
             for task in others:
                 await self._answers.postpone_poll(task.id, now)
         return [[task] for task in alone] + ([together] if together else [])
+
+    async def _wanted(self, tasks: Sequence[Task], now: datetime) -> Sequence[Task]:
+        """Return the tasks to poll. Postpone those that, as other polls have shown since, cannot end yet."""
+        wanted = []
+        for task in tasks:
+            later = None if task.id in self._in_flight else self._plans.postponed_until(task, now=now)
+            if later is None:
+                wanted.append(task)
+            else:
+                await self._answers.postpone_poll(task.id, later)
+        return wanted
 
     def _partition(self, tasks: Sequence[Task]) -> tuple[list[Task], list[Task]]:
         """Split *tasks* into those polled alone and those polled in a batch, without those already in flight."""

@@ -15,7 +15,7 @@ import pytest
 from chaos.parameters import env_int
 from chaos.simulated_host import SimulatedHost
 from chaos.test_many_jobs import call, resolve_nothing
-from chaos.timed_kling import HOST, Model, PollFigures, TimedKling
+from chaos.timed_kling import HOST, MAX_POLLS, Model, PollFigures, TimedKling
 from chaos.virtual_time import VirtualClock, VirtualLoop
 from harness.logs import configure_plain_logs
 
@@ -23,6 +23,7 @@ from receiver.service import bootstrap
 from receiver.settings import load
 from receiver.tracking.poller import MAX_POLLS_PER_SECOND
 
+pytestmark = pytest.mark.timeout(600)  # a simulated hour is half a minute of computing
 MODELS = [
     Model("images/generations", 24, 0.15, {"model_name": "kling-v2-1"}),
     Model("images/multi-image2image", 35, 0.2, {"model_name": "kling-v2"}),
@@ -33,6 +34,7 @@ MODELS = [
     Model("audio/text-to-audio", 12, 0.1),
 ]
 JOBS_PER_MODEL = env_int("JOBS_PER_MODEL", 100)
+SEED = env_int("JOBS_SEED", 5)
 WANTED = 0.95
 CONFIG = """
 [public]
@@ -53,7 +55,7 @@ def simulate(folder: Path, scenario: Scenario, *, public_url: str = "", **kling_
     """Run a scenario in virtual time. Return Kling with what it measured."""
 
     async def run() -> TimedKling:
-        kling = TimedKling(MODELS, **kling_options)  # type: ignore[arg-type] # the names of its fields
+        kling = TimedKling(MODELS, rng=Random(SEED), **kling_options)  # type: ignore[arg-type] # the names of its fields
         async with a_host(folder, kling, patch, public_url=public_url) as host:
             await scenario(host, kling)
         return kling
@@ -98,7 +100,7 @@ async def submit(host: SimulatedHost, model: Model) -> None:
     assert answer.status == 202, answer.body
 
 
-async def submit_all(host: SimulatedHost, *, each: int = JOBS_PER_MODEL, seed: int = 5) -> None:
+async def submit_all(host: SimulatedHost, *, each: int = JOBS_PER_MODEL, seed: int = SEED) -> None:
     """Submit tasks of all models in random order, one every few seconds, and wait until all have ended."""
     rng = Random(seed)
     jobs = [model for model in MODELS for _ in range(each)]
@@ -111,9 +113,8 @@ async def submit_all(host: SimulatedHost, *, each: int = JOBS_PER_MODEL, seed: i
 
 def assert_aim_is_met(kling: TimedKling, figures: PollFigures, title: str) -> None:
     print(f"\n{figures.report(title)}")  # noqa: T201 -- the figures are what a reader wants
-    assert figures.known.in_time >= WANTED
-    assert figures.in_time >= WANTED - 0.03  # also of the first tasks of each model, when nothing was known
-    assert figures.within_polls >= 0.98
+    assert figures.in_time >= WANTED  # also the first tasks of each model, when nothing was known
+    assert max(task.polls for task in figures.tasks) <= MAX_POLLS
     assert max(Counter(int(at) for at in kling.queries).values()) <= MAX_POLLS_PER_SECOND
 
 
@@ -130,7 +131,7 @@ def test_a_restart_does_not_forget_when_tasks_end(memory_folder: Path) -> None:
         await host.stop()
         await host.start()
         known = len(kling.tasks)
-        await submit_all(host, each=3, seed=6)
+        await submit_all(host, each=3, seed=SEED + 1)
         for name in list(kling.tasks)[:known]:
             del kling.tasks[name]
 

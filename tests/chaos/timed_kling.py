@@ -184,11 +184,6 @@ class PollFigures:
         return sum(task.is_in_time and task.polls <= MAX_POLLS for task in self.tasks) / len(self.tasks)
 
     @property
-    def within_polls(self) -> float:
-        """The ratio of tasks with at most 12 polls."""
-        return sum(task.polls <= MAX_POLLS for task in self.tasks) / len(self.tasks)
-
-    @property
     def known(self) -> "PollFigures":
         """The tasks that began after the first of their model had ended: how long they take could be known."""
         first: dict[str, float] = {}

@@ -73,6 +73,40 @@ async def test_running_tasks_are_planned_anew_when_the_first_of_their_kind_ends(
         assert planned.due_at - system.clock.now() <= timedelta(seconds=10)
 
 
+async def test_a_task_of_an_unknown_kind_waits_while_an_older_one_still_runs(tmp_path: Path) -> None:
+    def polls(name: str) -> int:
+        return sum(polled == name for polled, _ in system.kling.queries)
+
+    async with a_task_system(tmp_path, public=NO_URL) as system, system.running():
+        await system.submit(endpoint=VIDEO)
+        await system.advance(140, step=2)
+        alone = polls("k1")
+        await system.advance(160, step=2)
+        await system.submit(endpoint=VIDEO)
+
+        await system.advance(140, step=2)
+
+        assert alone >= 5
+        assert polls("k2") <= 2
+
+
+async def test_after_a_restart_running_tasks_teach_each_other_again(tmp_path: Path) -> None:
+    clock = IdleClock()
+    async with a_task_system(tmp_path, public=NO_URL, clock=clock) as system, system.running():
+        first, second = await system.submit(endpoint=VIDEO), await system.submit(endpoint=VIDEO)
+        kling = system.kling
+    async with a_task_system(tmp_path, public=NO_URL, clock=clock, kling=kling) as system, system.running():
+        await system.advance(40, step=1)
+        kling.finish_task(kling.tasks["k1"])
+        while (await system.task(first.id)).state is not TaskState.SUCCEED:
+            await system.advance(1)
+
+        planned = await system.task(second.id)
+
+        assert planned.due_at is not None
+        assert planned.due_at - system.clock.now() <= timedelta(seconds=10)
+
+
 async def test_a_task_with_a_callback_url_is_polled_rarely(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         await system.submit(endpoint=VIDEO)
