@@ -62,7 +62,8 @@ class Notifiers:
     """One notifier per kind of committed work."""
 
     deliveries: Notifier = field(default_factory=Notifier)  # a delivery may be due
-    tasks: Notifier = field(default_factory=Notifier)  # a submit, a lookup or a poll may be due, or a slot is free
+    tasks: Notifier = field(default_factory=Notifier)  # a submit may be due, a slot is free, or Kling has answered
+    lookups: Notifier = field(default_factory=Notifier)  # a lookup of a create may be due
     polls: Notifier = field(default_factory=Notifier)  # a poll may be due
     events: Notifier = field(default_factory=Notifier)  # an event may be new in the event stream
     replays: Notifier = field(default_factory=Notifier)  # a replay may have items left
@@ -74,6 +75,7 @@ class Notifiers:
         return {
             "deliveries": self.deliveries,
             "tasks": self.tasks,
+            "lookups": self.lookups,
             "polls": self.polls,
             "events": self.events,
             "replays": self.replays,

@@ -30,6 +30,7 @@ from receiver.domain.model import (
     Verification,
 )
 from receiver.domain.queueing import Queueing
+from receiver.store.interfaces import SlotUse
 from receiver.store.packing import pack, unpack
 
 Values: TypeAlias = tuple[object, ...]
@@ -135,6 +136,14 @@ def _task(values: Values) -> Task:
 
 def _polling(count: int, at: int | None, push_at: int | None, empty_results: int) -> Polling:
     return Polling(count=count, at=datetime_or_none(at), push_at=datetime_or_none(push_at), empty_results=empty_results)
+
+
+def slot_use(found: Sequence[Row]) -> SlotUse:
+    """Read the slots in use from the rows of ``slots_in_use``."""
+    return SlotUse(
+        all={row["slot_key"]: row["slots"] for row in found},
+        confirmed={row["slot_key"]: row["confirmed"] for row in found if row["confirmed"]},
+    )
 
 
 def new_task_row(task: Task) -> Values:

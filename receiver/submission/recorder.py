@@ -91,6 +91,8 @@ class CreateRecorder:
         if poll_now:
             self.found[task.id] = kept
         self._notifiers.tasks.notify()
+        if kept.due_at is not None:
+            self._notifiers.polls.notify_due(kept.due_at, now=now)
         log.info("task.submitted", task=task.id, kling_id=report.kling_id, endpoint=task.endpoint)
         return kept
 
@@ -113,6 +115,7 @@ class CreateRecorder:
             task, lambda held: Change(task=submit_lifecycle.schedule_lookup(held, message, now=now, lookup_at=until))
         )
         self._notifiers.tasks.notify()
+        self._notifiers.lookups.notify_due(until, now=now)
         return kept
 
     async def reject(self, task: Task, message: str, body: bytes = b"") -> Task:

@@ -136,12 +136,12 @@ class CreateRecovery:
         self._clock_watch, self._breaker = ClockWatch(), CircuitBreaker(max_delay=_MAX_DELAY)
         self._seen_at.clear()  # another process may have begun a create of the same task since
         self._recorder.forget_creates()
-        wake = self._notifiers.tasks.subscribe()
+        wake = self._notifiers.lookups.subscribe()
         look_up_due = partial(self._look_up_due, wake)
         try:
             await run_worker(look_up_due, wake=wake, stop=stop, clock=self._clock, name="lookups")
         finally:
-            self._notifiers.tasks.unsubscribe(wake)
+            self._notifiers.lookups.unsubscribe(wake)
             await self._lookups.drain()
 
     async def adopt(self, task: Task) -> bool:

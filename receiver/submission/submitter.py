@@ -30,7 +30,7 @@ from receiver.kling import endpoints
 from receiver.kling.client import KlingResponse
 from receiver.kling.endpoints import Endpoint
 from receiver.settings import Settings
-from receiver.store.interfaces import ById, Change, TaskStore
+from receiver.store.interfaces import ById, Change, SlotUse, TaskStore
 from receiver.submission.admission import WAITING_FOR_SLOT, Admitted, Skip, Wait
 from receiver.submission.executor import CreateExecutor
 from receiver.submission.held_creates import HeldCreates, StartedCreate
@@ -148,6 +148,7 @@ class Submitter:
         task, stored = await self._add_create(task, create)
         if stored.id != task.id:
             return stored
+        self._notifiers.lookups.notify_due(task.created_at + self._executor.max_duration, now=task.created_at)
         pass_through = create.pass_through
         answer = self._spawn(
             self._executor.execute(task, endpoint, body, token, slots_in_use=in_use, pass_through=pass_through)
@@ -293,7 +294,9 @@ class Submitter:
         await self._executor.count_found()
         queued = await self._task_store.next_queued(now=now, head_ids=self._admission.head_ids)
         self._admission.sync_heads(queued)
-        in_use = await self._task_store.slots_in_use(absent=tuple(self._recorder.absent)) if queued else {}
+        if not queued:
+            return False
+        slots = await self._task_store.slot_use(absent=tuple(self._recorder.absent))
         for task in queued:
             if not self._held.is_wanted(task):
                 await self._held.withdraw(task)
@@ -303,43 +306,40 @@ class Submitter:
                 await self._recorder.reject(task, f"This version does not know the endpoint {task.endpoint!r}.")
                 return True
             call = await self._executor.call_of(task, endpoint)
-            match self._admission.admit(task, call, in_use, now):
+            match self._admission.admit(task, call, slots.all, now):
                 case Wait(until=until, reason=reason):
                     await self._recorder.requeue(task, reason, until=until)
                     return True
                 case Admitted():
-                    await self._begin_create(task, endpoint, call, in_use, now)
+                    await self._begin_create(task, endpoint, call, slots, now)
                     return True
                 case Skip():
                     continue
         return False
 
     async def _begin_create(
-        self, task: Task, endpoint: Endpoint, call: KlingCall, in_use: Mapping[str, int], now: datetime
+        self, task: Task, endpoint: Endpoint, call: KlingCall, slots: SlotUse, now: datetime
     ) -> None:
         """Start the create of an admitted task, unless it is no longer queued."""
-        confirmed_in_use = await self._task_store.slots_in_use(confirmed_only=True)
         token = self._ids.token()
         if (started := await self._start(task, token, now)) is None:
             return
-        self._admission.started(task, call, in_use, now)
+        self._admission.started(task, call, slots.all, now)
         loaded = asyncio.Event()
-        self._in_flight[task.id] = self._spawn(self._execute(started, endpoint, token, confirmed_in_use, loaded))
+        self._in_flight[task.id] = self._spawn(self._execute(started, endpoint, token, slots.confirmed, loaded))
         await loaded.wait()  # its size must be known before the next task is sent
 
     async def _start(self, task: Task, token: str, now: datetime) -> Task | None:
         """Record that the submit of a task starts. Return None if the task is no longer queued."""
+        lookup_at = now + self._executor.max_duration
 
         def decide(held: Task, _: Sequence[Push]) -> Change:
             if held.state is not TaskState.QUEUED:
                 return Change()
-            return Change(
-                task=submit_lifecycle.start_submit(
-                    held, token_hash(token), now=now, lookup_at=now + self._executor.max_duration
-                )
-            )
+            return Change(task=submit_lifecycle.start_submit(held, token_hash(token), now=now, lookup_at=lookup_at))
 
         change = await self._task_store.apply(ById(id=task.id), decide)
+        self._notifiers.lookups.notify_due(lookup_at, now=now)
         return None if change is None else change.task
 
     async def _execute(

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 
+from receiver.domain.model import TaskState
 from receiver.domain.notifier import Notifiers
 from receiver.store.interfaces import Change
 from receiver.tasks import poll_schedule
@@ -17,7 +18,8 @@ def notify_workers(notifiers: Notifiers, change: Change, *, now: datetime) -> No
     if task is None:
         return
     if task.due_at is not None:
-        notifiers.polls.notify_due(task.due_at, now=now)
+        notifier = notifiers.lookups if task.state is TaskState.SUBMITTING else notifiers.polls
+        notifier.notify_due(task.due_at, now=now)
     if not poll_schedule.has_ended(task):
         return
     if task.queueing.pack is not None:  # its slots are free

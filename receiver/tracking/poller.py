@@ -151,11 +151,10 @@ class Poller:
         self._clock_watch = ClockWatch(latest=self._latest())
         self._breaker = CircuitBreaker(max_delay=MAX_BACKOFF, failure_threshold=1)
         self._failures.clear()
-        wake = self._notifiers.tasks.subscribe(self._notifiers.polls.subscribe())
+        wake = self._notifiers.polls.subscribe()
         try:
             await run_worker(partial(self._poll_due, wake), wake=wake, stop=stop, clock=self._clock, name="polls")
         finally:
-            self._notifiers.tasks.unsubscribe(wake)
             self._notifiers.polls.unsubscribe(wake)
             await self._polls.drain()
 

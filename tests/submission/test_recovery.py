@@ -201,7 +201,7 @@ async def test_lookups_continue_after_the_clock_is_set_back(tmp_path: Path) -> N
         system.kling.lookup_fault = None
 
         system.clock.advance(timedelta(days=-1))
-        system.notifiers.tasks.notify()
+        system.notifiers.lookups.notify()
         await system.advance(65, step=5)
 
         assert (await system.task(task.id)).state is TaskState.SUBMITTED

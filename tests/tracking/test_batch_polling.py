@@ -201,7 +201,7 @@ async def test_two_hundred_due_tasks_are_ten_http_requests(tmp_path: Path, unkno
             given = {"id": name, "external_task_id": name, "kling_id": kling_id, "endpoint": endpoint, "due_at": soon}
             await system.store.tasks.add(a_task(**given), b"{}")
         await wait_until(lambda: {task["status"] for task in simulator.state()["tasks"]} == {"succeed"})
-        system.notifiers.tasks.notify()
+        system.notifiers.polls.notify()
         await system.settle()
 
         await system.advance(10, step=10)

@@ -81,7 +81,7 @@ async def test_polling_continues_after_the_clock_is_set_back(tmp_path: Path, fau
         system.kling.query_fault = None
 
         system.clock.advance(timedelta(days=-1))
-        system.notifiers.tasks.notify()  # the clock wakes waiters only when their time is over
+        system.notifiers.polls.notify()  # the clock wakes waiters only when their time is over
         await system.advance(30)
 
         assert {(await system.task(task.id)).state for task in tasks} == {TaskState.SUCCEED}

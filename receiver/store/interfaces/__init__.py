@@ -45,7 +45,7 @@ from receiver.store.interfaces.overview import (
 from receiver.store.interfaces.reports import ReportStore
 from receiver.store.interfaces.results import ResultFilter, ResultPage, ResultStore, StoredResult, TaskResults
 from receiver.store.interfaces.retention import RetentionStore, RetentionTarget, SweepResult
-from receiver.store.interfaces.tasks import ApplyCall, ById, ByToken, Change, Decide, TaskRef, TaskStore
+from receiver.store.interfaces.tasks import ApplyCall, ById, ByToken, Change, Decide, SlotUse, TaskRef, TaskStore
 from receiver.store.interfaces.totals import StoreSnapshot, Total, Totals
 from receiver.store.interfaces.traces import TraceStore
 
@@ -82,6 +82,7 @@ __all__ = [
     "RetentionTarget",
     "RouteBacklog",
     "RouteClaim",
+    "SlotUse",
     "StoreSnapshot",
     "StoredResult",
     "StoredTask",

@@ -60,6 +60,13 @@ class ApplyCall(msgspec.Struct, frozen=True, kw_only=True):
     with_pending: bool = False
 
 
+class SlotUse(msgspec.Struct, frozen=True, kw_only=True):
+    """The slots that running tasks use, by slot key: all of them, and without the tasks that are still submitting."""
+
+    all: Mapping[str, int]
+    confirmed: Mapping[str, int]
+
+
 class TaskStore(Protocol):
     """Tasks. ``apply`` is the only way to change a stored one."""
 
@@ -164,6 +171,10 @@ class TaskStore(Protocol):
 
         Of those, the ids in *absent* are never counted: Kling does not know these tasks.
         """
+        ...
+
+    async def slot_use(self, *, absent: Sequence[str]) -> SlotUse:
+        """Return ``slots_in_use`` of all running tasks but *absent*, and of the confirmed ones, by one query."""
         ...
 
     async def add_events(self, events: Sequence[Event], deliveries: Sequence[Delivery]) -> None:

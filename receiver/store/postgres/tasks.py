@@ -16,7 +16,7 @@ from receiver.domain.errors import Conflict
 from receiver.domain.model import Delivery, Event, Task, TaskState
 from receiver.store import rows
 from receiver.store.batch_members import BatchMembership
-from receiver.store.interfaces import ApplyCall, ByToken, Change, Decide, TaskRef
+from receiver.store.interfaces import ApplyCall, ByToken, Change, Decide, SlotUse, TaskRef
 from receiver.store.item_error import ItemError
 from receiver.store.postgres.database import Connection, Reader
 from receiver.store.postgres.queries import change, fetch, fetch_value, write_each, write_rows
@@ -133,6 +133,11 @@ class PostgresTaskStore:
         arguments = {"confirmed_only": confirmed_only or None, "absent": absent or None}
         found = await self._hot.read(fetch, "slots_in_use", arguments)
         return {row["slot_key"]: row["slots"] for row in found}
+
+    async def slot_use(self, *, absent: Sequence[str]) -> SlotUse:
+        """Return the slots that running tasks use: all, and the confirmed ones."""
+        arguments = {"confirmed_only": None, "absent": absent or None}
+        return rows.slot_use(await self._hot.read(fetch, "slots_in_use", arguments))
 
     async def add_events(self, events: Sequence[Event], deliveries: Sequence[Delivery]) -> None:
         """Store events without a task, and deliveries."""

@@ -15,7 +15,7 @@ from receiver.domain.listed_state import ListedState
 from receiver.domain.model import ALERT_PREFIX, Attempt, DeliveryStatus, Event, Push, RouteState, Task, TaskState
 from receiver.store import delivery_rows, rows
 from receiver.store.cursors import decode_cursor, encode_cursor
-from receiver.store.interfaces import DeliveryView, Page, RouteBacklog
+from receiver.store.interfaces import DeliveryView, Page, RouteBacklog, SlotUse
 from receiver.store.list_filters import set_cancelled_apart, state_filter, time_bounds
 from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import json_arguments, queries, sql
@@ -252,6 +252,13 @@ def slots_in_use(
     arguments = {"absent": json_list(absent)}
     statement = queries()["slots_in_use"].with_optional(arguments | {"confirmed_only": confirmed_only or None})
     return {row["slot_key"]: row["slots"] for row in connection.execute(statement, arguments)}
+
+
+def slot_use(connection: sqlite3.Connection, *, absent: Sequence[str]) -> SlotUse:
+    """Return the slots that running tasks use, by slot key: all but *absent*, and the confirmed ones."""
+    arguments = {"absent": json_list(absent)}
+    found = connection.execute(queries()["slots_in_use"].with_optional(arguments), arguments).fetchall()
+    return rows.slot_use(found)
 
 
 def page(

@@ -17,7 +17,7 @@ from receiver.domain.errors import Conflict
 from receiver.domain.model import Delivery, Event, Task, TaskState
 from receiver.store import rows
 from receiver.store.batch_members import BatchMembership
-from receiver.store.interfaces import ApplyCall, ByToken, Change, Decide, TaskRef
+from receiver.store.interfaces import ApplyCall, ByToken, Change, Decide, SlotUse, TaskRef
 from receiver.store.item_error import ItemError
 from receiver.store.sqlite import catalog
 from receiver.store.sqlite.database import Reader
@@ -127,6 +127,10 @@ class SqliteTaskStore:
     async def slots_in_use(self, *, confirmed_only: bool = False, absent: Sequence[str] = ()) -> Mapping[str, int]:
         """Return the slots that running tasks use, by slot key."""
         return await self._hot.read(catalog.slots_in_use, confirmed_only=confirmed_only, absent=absent)
+
+    async def slot_use(self, *, absent: Sequence[str]) -> SlotUse:
+        """Return the slots that running tasks use: all, and the confirmed ones."""
+        return await self._hot.read(catalog.slot_use, absent=absent)
 
     async def add_events(self, events: Sequence[Event], deliveries: Sequence[Delivery]) -> None:
         """Store events without a task, and deliveries."""

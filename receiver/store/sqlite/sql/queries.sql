@@ -136,8 +136,11 @@ FROM (
 );
 
 -- name: slots_in_use
--- Counts the slots that running tasks use, by slot key.
-SELECT slot_key, SUM(weight) AS slots
+-- Counts the slots that running tasks use, by slot key: all, and those of tasks that are not still submitting.
+SELECT
+    slot_key,
+    SUM(weight) AS slots,
+    SUM(CASE state WHEN 'submitting' THEN 0 ELSE weight END) AS confirmed
 FROM tasks
 WHERE state IN ('submitting', 'submitted', 'processing')
   AND slot_key <> ''
