@@ -1,4 +1,7 @@
-"""`make screenshots`: every page of the console, with a day's work of the simulator, as pictures in var/screenshots."""
+"""`make screenshots`: every page of the console, with a day's work of the simulator, as pictures in var/screenshots.
+
+Its folder ``manual`` has the pictures of the manual, for ``receiver/docs/images``.
+"""
 
 import asyncio
 import sys
@@ -10,6 +13,7 @@ from typing import Any
 from harness.browser import a_browser, a_page
 from harness.running_service import Receiver
 from harness.showcase import a_showcase
+from PIL import Image
 from playwright.async_api import Page
 
 FOLDER = Path(__file__).parents[2] / "var" / "screenshots"
@@ -37,6 +41,16 @@ PAGES = {
     "tasks": "/console/tasks",
 }
 MOST_PIXELS = 1600  # in height: a long list repeats itself
+IN_THE_MANUAL = ("now", "results", "routes", "submit", "task", "tasks")
+_LOAD_MEDIA = """
+Promise.race([
+  new Promise(done => setTimeout(done, 10000)),
+  Promise.all([...document.querySelectorAll("img, video")].map(each => {
+    if (each.tagName === "IMG") { each.loading = "eager"; return each.decode().catch(() => null); }
+    return each.readyState > 1 ? null : new Promise(done => each.addEventListener("loadeddata", done));
+  })),
+])
+"""
 
 
 async def take_all() -> None:
@@ -52,16 +66,26 @@ async def take_all() -> None:
                     for page, path in {**PAGES, **await _chosen(visitor.page, receiver)}.items():
                         await visitor.open(path)
                         await take(visitor.page, f"{page}-{name}")
+    _make_manual_pictures()
 
 
 async def take(page: Page, name: str) -> None:
     """Take a picture of the open page."""
+    await page.evaluate(_LOAD_MEDIA)
     await page.wait_for_timeout(300)
     height = await page.evaluate("document.documentElement.scrollHeight")
     width = (page.viewport_size or {"width": 1280})["width"]
     clip: Any = {"x": 0, "y": 0, "width": width, "height": min(height, MOST_PIXELS)}
     await page.screenshot(path=FOLDER / f"{name}.png", full_page=True, clip=clip)
     sys.stdout.write(f"{FOLDER / name}.png\n")
+
+
+def _make_manual_pictures() -> None:
+    (FOLDER / "manual").mkdir(exist_ok=True)
+    for name in IN_THE_MANUAL:
+        with Image.open(FOLDER / f"{name}-light.png") as picture:
+            top = picture.convert("RGB").crop((0, 0, 1280, 860)).resize((960, 645), Image.Resampling.LANCZOS)
+        top.save(FOLDER / "manual" / f"{name}.webp", quality=72, method=6)
 
 
 async def _log_in(page: Page, receiver: Receiver) -> None:

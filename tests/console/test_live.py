@@ -79,6 +79,32 @@ async def test_a_refresh_does_not_disturb_a_selection(visitor: Watched, receiver
         await expect(page.get_by_text("second")).to_be_visible()
 
 
+async def test_a_refresh_that_comes_late_does_not_disturb_a_selection(visitor: Watched, receiver: Receiver) -> None:
+    page, is_asked, may_answer = visitor.page, asyncio.Event(), asyncio.Event()
+
+    async def hold_refresh(route: Route) -> None:
+        if "hx-request" in route.request.headers:
+            is_asked.set()
+            await may_answer.wait()
+        await route.continue_()
+
+    async with receiver.client() as client:
+        await submit_task(client, label="first")
+        await visitor.open("/console/tasks")
+        await page.route("**/console/tasks", hold_refresh)
+        await submit_task(client, label="second")
+    await is_asked.wait()
+    box = page.get_by_role("checkbox", name=re.compile("^Select tsk"))
+    async with page.expect_response(lambda answer: "hx-request" in answer.request.headers) as answering:
+        await box.check()
+        may_answer.set()
+    await (await answering.value).finished()
+    await page.wait_for_timeout(500)
+
+    assert await page.get_by_text("second").count() == 0
+    assert await box.is_checked()
+
+
 async def test_a_page_goes_live_although_an_extension_is_loaded_late(visitor: Watched) -> None:
     async def send_late(route: Route) -> None:
         await asyncio.sleep(0.5)

@@ -35,6 +35,7 @@ from receiver.kling.simulator import Options, Simulator, serve
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 KEY = "the-key-of-a-test"
 ENDPOINT = "images/multi-image2image"
+_READY_SECONDS = 10
 SLOW_INTERVAL = 0.02
 """Interval of checks that cost the process under test a request."""
 
@@ -85,7 +86,8 @@ class Receiver:
         if self.process.poll() is not None:
             raise AssertionError(f"serve ended with {self.process.returncode}:\n{self.log()[-4000:]}")
         try:
-            return (await http_request("GET", f"{self.admin}/readyz")).status == 200
+            async with asyncio.timeout(_READY_SECONDS):  # a held socket accepts also if the process has ended
+                return (await http_request("GET", f"{self.admin}/readyz")).status == 200
         except (OSError, asyncio.IncompleteReadError):
             return False
 

@@ -22,7 +22,7 @@ SUBJECTS = (
     "two astronauts sharing tea on the moon",
     "the harbour of Valparaíso at dusk, oil on canvas",
     "a paper boat with a cat and a dog, watercolour",
-    "雪山と湖、夜明け",
+    "Žižkov rooftops at dawn, gouache",
     "an old typewriter overgrown with moss, macro",
     "a lighthouse in a storm, long exposure",
     "street food market at night, neon, rain",

@@ -36,6 +36,11 @@
     if (!isPaused && !isBusy()) htmx.trigger(document.getElementById("page"), "console-refresh");
   };
 
+  // The answer to a refresh may come after the person has begun.
+  document.addEventListener("htmx:before:swap", (event) => {
+    if (event.target.id === "page" && (isPaused || isBusy())) event.preventDefault();
+  });
+
   if (follow) {
     pause.addEventListener("click", () => {
       isPaused = !isPaused;
