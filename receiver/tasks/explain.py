@@ -68,7 +68,7 @@ class DeliveryHistory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskExplanation:
-    """Everything stored about a task, oldest first. ``next_step`` says what happens next or what to do."""
+    """Everything stored about a task, oldest first. ``next_steps`` say what happens next or what to do."""
 
     task: Task
     intent: Json | None
@@ -76,7 +76,12 @@ class TaskExplanation:
     events: Sequence[Event]
     deliveries: Sequence[DeliveryHistory]
     actions: Sequence[AuditEntry]
-    next_step: str
+    next_steps: Sequence[str]
+
+    @property
+    def next_step(self) -> str:
+        """The next steps as one text."""
+        return " ".join(self.next_steps)
 
 
 class Explainer:
@@ -114,7 +119,7 @@ class Explainer:
             events=events,
             deliveries=deliveries,
             actions=actions,
-            next_step=next_step(
+            next_steps=next_steps(
                 task, pushes, events, deliveries, states=states, routes=self._routes, now=self._clock.now()
             ),
         )
@@ -152,7 +157,7 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/..."
 
 
-def next_step(
+def next_steps(
     task: Task,
     pushes: Sequence[ReceivedPush],
     events: Sequence[Event],
@@ -161,8 +166,8 @@ def next_step(
     states: Mapping[str, RouteState],
     routes: Collection[str],
     now: datetime,
-) -> str:
-    """Return what happens next for a task, or what the operator can do, in sentences."""
+) -> Sequence[str]:
+    """Return what happens next for a task, or what the operator can do: one text for each delivery."""
     replayed = {history.delivery.replay_of for history in deliveries}
     unfinished = [
         history
@@ -181,8 +186,8 @@ def next_step(
     else:
         first = _unfinished_step(task, pushes, now=now)
     if task.state.is_final and sentences and not _is_archive_pending(events):
-        return " ".join(sentences)
-    return " ".join([first, *sentences])
+        return sentences
+    return [first, *sentences]
 
 
 def _is_archive_pending(events: Sequence[Event]) -> bool:

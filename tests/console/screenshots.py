@@ -7,12 +7,14 @@ import asyncio
 import sys
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harness.browser import a_browser, a_page
-from harness.running_service import Receiver
+from harness.running_service import ENDPOINT, Receiver
 from harness.showcase import a_showcase
+from harness.waiting import wait_until
 from PIL import Image
 from playwright.async_api import Page
 
@@ -58,6 +60,7 @@ async def take_all() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         async with a_showcase(Path(folder)) as receiver, a_browser() as browser:
+            await wait_until(partial(_has_thumbnails, Path(folder) / "results"), seconds=300, interval=1)
             for name, options in VIEWS.items():
                 async with a_page(browser, receiver.admin, **options) as visitor:
                     await visitor.open("/console/login")
@@ -67,6 +70,11 @@ async def take_all() -> None:
                         await visitor.open(path)
                         await take(visitor.page, f"{page}-{name}")
     _make_manual_pictures()
+
+
+def _has_thumbnails(results: Path) -> bool:
+    pictures = [each for each in results.rglob("*.png") if ".previews" not in each.parts]
+    return sum(each.is_file() for each in (results / ".previews").rglob("*")) >= len(pictures)
 
 
 async def take(page: Page, name: str) -> None:
@@ -98,7 +106,8 @@ async def _log_in(page: Page, receiver: Receiver) -> None:
 async def _chosen(page: Page, receiver: Receiver) -> Mapping[str, str]:
     """Return the addresses of one task, the same with a chosen line, one event and one delivery."""
     async with receiver.client() as client:
-        tasks = [each["id"] for each in (await client.get("/api/tasks?state=succeed&limit=20")).json()["items"]]
+        found = await client.get(f"/api/tasks?state=succeed&endpoint={ENDPOINT}&limit=20")
+        tasks = [each["id"] for each in found.json()["items"]]
         delivery = (await client.get("/api/deliveries?status=dead&limit=1")).json()["items"][0]["id"]
         for task in reversed(tasks):  # on a busy machine, polls come before some callbacks
             await page.goto(f"{receiver.admin}/console/tasks/{task}")

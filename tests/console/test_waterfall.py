@@ -18,7 +18,7 @@ def a_bar(start: float, end: float) -> Bar:
 def an_explanation(*pushes: ReceivedPush, **changes: object) -> TaskExplanation:
     task = a_task(**{"created_at": START, "started_at": at(5), **changes})
     return TaskExplanation(
-        task=task, intent={"prompt": "a"}, pushes=pushes, events=[], deliveries=[], actions=[], next_step=""
+        task=task, intent={"prompt": "a"}, pushes=pushes, events=[], deliveries=[], actions=[], next_steps=()
     )
 
 

@@ -88,7 +88,7 @@ async def _submit_all(receiver: Receiver, tasks: int) -> None:
             counts: dict[str, int] = (await client.get("/api/tasks/counts")).json()["counts"]
             return counts["succeed"] + counts["failed"] + counts["rejected"] >= tasks
 
-        await wait_until(is_done, seconds=120, interval=0.5)
+        await wait_until(is_done, seconds=300, interval=0.5)
         for number in range(tasks, tasks + 14):  # at work while someone looks
             await client.post(
                 "/api/tasks",

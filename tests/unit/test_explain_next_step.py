@@ -20,7 +20,7 @@ from receiver.domain.model import (
     TaskState,
 )
 from receiver.store.interfaces import DeliveryView
-from receiver.tasks.explain import DeliveryHistory, ReceivedPush, next_step
+from receiver.tasks.explain import DeliveryHistory, ReceivedPush, next_steps
 
 FINISHED = a_task(state=TaskState.SUCCEED, due_at=None)
 END = an_event()
@@ -55,7 +55,7 @@ def next_step_of(
     routes: tuple[str, ...] = ("publish",),
 ) -> str:
     states = {} if state is None else {state.name: state}
-    return next_step(task, pushes, events, deliveries, states=states, routes=routes, now=at(0))
+    return " ".join(next_steps(task, pushes, events, deliveries, states=states, routes=routes, now=at(0)))
 
 
 def a_delivered(**changes: Any) -> DeliveryHistory:
