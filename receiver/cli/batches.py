@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from receiver.cli import FAILED, INTERRUPTED, OK, render
+from receiver.cli.open_batches import open_batches_note
 from receiver.cli.options import (
     CLIENT,
     PAGING,
@@ -134,7 +135,7 @@ def wait(
     """Wait until a batch is finished; exit 0 if all its tasks succeeded."""
     limit = duration("--timeout", timeout) if timeout else None
     with output.connect() as client:
-        snapshots = client.follow_batch(name, timeout=limit)
+        snapshots = _with_note(client.follow_batch(name, timeout=limit))
         try:
             batch = _show_progress(snapshots) if render.is_terminal(sys.stderr) else _print_progress(snapshots)
         except KeyboardInterrupt:
@@ -152,6 +153,16 @@ def wait(
         )
     render.print_line(f"Batch {name} is finished: {batch.summary}.")
     return OK
+
+
+def _with_note(snapshots: Iterator[Batch]) -> Iterator[Batch]:
+    """Say once that the batch is open although its tasks have ended: it is never finished before it is closed."""
+    is_noted = False
+    for batch in snapshots:
+        if not is_noted and batch.finished_count == batch.tasks and (note := open_batches_note([batch])):
+            render.notice(note)
+            is_noted = True
+        yield batch
 
 
 def _show_progress(snapshots: Iterator[Batch]) -> Batch:

@@ -71,6 +71,11 @@ class BulkProgress:
         """The number of finished tasks in each final state."""
         return Counter(state for state in map(self.state, self.tasks) if state in FINAL_STATES)
 
+    def counts(self) -> str:
+        """Return how many jobs are new and how many existed before, while they are submitted."""
+        new = f"{self.accepted - len(self.earlier)} submitted"
+        return f"{new}, {len(self.earlier)} submitted earlier" if self.earlier else new
+
     def summary(self) -> str:
         """Return a sentence with the number of new jobs, and of those that an earlier command submitted."""
         if not self.earlier:

@@ -15,6 +15,7 @@ from typing import TypeAlias
 from receiver.cli import FAILED, INTERRUPTED, OK, render
 from receiver.cli.bulk_progress import BulkProgress, TaskEnd, print_results
 from receiver.cli.job_file import BATCH_CLOSE_REASON, Job
+from receiver.cli.open_batches import open_batches_note
 from receiver.cli.options import ClientOptions
 from receiver.cli.task_table import format_duration
 from receiver.client import Client, Event
@@ -25,6 +26,7 @@ from receiver.domain.model import TaskState
 
 _MAX_CONCURRENT = 16
 _NOTICE_COUNT = 10
+_MAX_CHECKED = 20  # batches that may be open
 _END_EVENTS = ("task.succeed", "task.failed", "task.rejected", "task.expired")
 
 ShowProgress: TypeAlias = Callable[[int, str], None]
@@ -43,7 +45,8 @@ class BulkOptions:
 
     output: ClientOptions
     wait: bool = False
-    close_batches: Sequence[str] = ()
+    batches: Sequence[str] = ()
+    close_batches: bool = False
     run: str = ""
 
     @property
@@ -94,12 +97,11 @@ async def _run(jobs: Sequence[Job], progress: BulkProgress, options: BulkOptions
         try:
             if listener is not None:
                 await client.tasks(limit=1)  # lets the listener connect before the first task can finish
-            with _progress_display("submitted", len(jobs)) as show:
+            with _progress_display("jobs", len(jobs)) as show:
                 print_ids = not (options.wait or options.output.json or render.is_terminal())
                 await _submit_jobs(client, jobs, progress, show, print_ids=print_ids)
             render.notice(progress.summary())
-            for name in options.close_batches:
-                await client.close_batch(name, why=BATCH_CLOSE_REASON)
+            await _close_batches(client, options)
             if listener is not None:
                 with _progress_display("finished", len(progress.tasks)) as show:
                     await _wait_until_finished(client, progress, listener, show)
@@ -109,6 +111,15 @@ async def _run(jobs: Sequence[Job], progress: BulkProgress, options: BulkOptions
                 listener.cancel()
                 with suppress(asyncio.CancelledError, ReceiverError):
                     await listener
+
+
+async def _close_batches(client: Client, options: BulkOptions) -> None:
+    """Close the batches of the jobs, or say how to close those that stay open."""
+    if options.close_batches:
+        for name in options.batches:
+            await client.close_batch(name, why=BATCH_CLOSE_REASON)
+    elif note := open_batches_note([await client.batch(name) for name in options.batches[:_MAX_CHECKED]]):
+        render.notice(note)
 
 
 async def _fetch_results(client: Client, progress: BulkProgress) -> None:
@@ -139,7 +150,7 @@ async def _submit_jobs(
             progress.record(job, task)
             if print_ids:
                 render.print_line(task.id)
-            show(progress.accepted, "")
+            show(progress.accepted, progress.counts())
 
     workers = [asyncio.create_task(work()) for _ in range(min(_MAX_CONCURRENT, len(jobs)))]
     try:

@@ -9,10 +9,11 @@ from cyclopts import Parameter
 
 from receiver.cli import FAILED, OK, render
 from receiver.cli.job_file import BATCH_CLOSE_REASON, JobDefaults, read_jobs
+from receiver.cli.open_batches import open_batches_note
 from receiver.cli.options import CLIENT, ClientOptions, Label, Tags, UsageError, duration, key_values, usage_errors
 from receiver.cli.submit_body import NO_BODY, BodyOptions
 from receiver.cli.value_kinds import BATCH, DURATION, ENDPOINT, KEY, NUMBER
-from receiver.client import Task
+from receiver.client import SyncClient, Task
 from receiver.domain.clock import SystemClock
 from receiver.domain.listed_state import ListedState
 from receiver.domain.model import Json
@@ -138,11 +139,18 @@ def _submit_one(
         task = client.submit(path, body, **options)
         if close:
             client.close_batch(options["batch"]["name"], why=BATCH_CLOSE_REASON)
+        elif options["batch"] and (wait or render.is_terminal()):  # a script may submit many, one by one
+            _note_open_batch(client, options["batch"]["name"])
         if wait:
             from receiver.cli.task_wait import wait as wait_for
 
             return wait_for(client, task.id, timeout=limit, as_json=output.json)
     return _report_task(task, as_json=output.json)
+
+
+def _note_open_batch(client: SyncClient, name: str) -> None:
+    if note := open_batches_note([client.batch(name)]):
+        render.notice(note)
 
 
 def _print_estimate(path: str, body: Json, output: ClientOptions) -> int:
@@ -178,11 +186,11 @@ def _submit_many(path: Path, defaults: JobDefaults, *, wait: bool, close: bool, 
     from receiver.cli.bulk_submit import BulkOptions, submit_all
 
     jobs = read_jobs(path, defaults)
-    batches = sorted({job.batch_name for job in jobs if job.batch_name is not None}) if close else []
+    batches = sorted({job.batch_name for job in jobs if job.batch_name is not None})
     if close and not batches:
         raise _nothing_to_close_error()
     run = defaults.run if defaults.is_new else ""
-    return submit_all(jobs, BulkOptions(output=output, wait=wait, close_batches=batches, run=run))
+    return submit_all(jobs, BulkOptions(output=output, wait=wait, batches=batches, close_batches=close, run=run))
 
 
 def _report_task(task: Task, *, as_json: bool) -> int:

@@ -1,0 +1,71 @@
+"""`submit` of a file says what is new, and what stays open."""
+
+import json
+from pathlib import Path
+
+import pytest
+from cli.test_batches import AnswerSequence, make_batch
+from harness.fake_api import FakeService, Json, make_task
+
+from receiver.cli import main
+
+JOBS = 10
+
+
+def submit(config: Path, *options: str) -> int:
+    path = config.with_name("jobs.jsonl")
+    path.write_text("\n".join(json.dumps({"prompt": f"cat {number}"}) for number in range(JOBS)))
+    return main(["submit", "images/generations", "--body", f"@{path}", *options, "--config", str(config)])
+
+
+def numbered_tasks(**changes: object) -> AnswerSequence:
+    created_at = {"created_at": "2026-11-22T10:00:00.000Z"}
+    tasks: list[Json] = [make_task(id=f"tsk_{number}", **changes) | created_at for number in range(JOBS)]
+    return AnswerSequence(*tasks)
+
+
+def test_a_file_submitted_before_is_not_counted_as_submitted(
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.answer("/api/tasks", numbered_tasks(existing=True))
+
+    assert submit(config) == 0
+
+    said = capsys.readouterr().err
+    assert f"{JOBS}/{JOBS} jobs: 0 submitted, {JOBS} submitted earlier" in said
+    assert f"{JOBS} jobs: 0 new" in said
+    assert f"{JOBS}/{JOBS} submitted" not in said
+
+
+def test_new_jobs_are_counted_as_submitted(
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.answer("/api/tasks", numbered_tasks())
+
+    assert submit(config) == 0
+
+    assert f"{JOBS}/{JOBS} jobs: {JOBS} submitted\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("state", "is_named"), [("open", True), ("closed", False)])
+def test_a_batch_that_stays_open_is_named_with_the_command_that_closes_it(
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str], state: str, is_named: bool
+) -> None:
+    service.answer("/api/tasks", numbered_tasks(batch="spring"))
+    service.answer("/api/batches/spring", make_batch(state=state))
+
+    assert submit(config, "--batch", "spring") == 0
+
+    assert ("`kling-receiver batches close spring`" in capsys.readouterr().err) is is_named
+
+
+def test_waiting_for_an_open_batch_says_once_that_it_is_open(
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = make_batch(counts={"succeed": 3})
+    finished = make_batch(state="finished", counts={"succeed": 3}, finished_at="2026-11-22T11:00:00.000Z")
+    service.answer("/api/batches/spring", AnswerSequence(make_batch(), ended, ended, finished))
+
+    assert main(["batches", "wait", "spring", "--config", str(config)]) == 0
+
+    assert capsys.readouterr().err.count("`kling-receiver batches close spring`") == 1
