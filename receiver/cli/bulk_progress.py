@@ -10,6 +10,7 @@ from receiver.cli.options import ClientOptions
 from receiver.cli.task_wait import NO_REASON
 from receiver.client import Task
 from receiver.client.models import FINAL_STATES
+from receiver.domain.counting import counted
 from receiver.domain.listed_state import ListedState
 from receiver.domain.model import Json, TaskState
 
@@ -79,7 +80,7 @@ class BulkProgress:
     def summary(self) -> str:
         """Return a sentence with the number of new jobs, and of those that an earlier command submitted."""
         if not self.earlier:
-            return f"{self.accepted} of {self.total} jobs submitted."
+            return f"{self.accepted} of {counted(self.total, 'job')} submitted."
         counts = Counter(_END_WORDS.get(ListedState(task.state), "are running") for task in self.earlier)
         dates = sorted((task.raw.get("created_at") or "")[:10] for task in self.earlier)
         parts = [f"{number} {words} earlier" for words, number in sorted(counts.items(), key=lambda each: -each[1])]
@@ -87,7 +88,8 @@ class BulkProgress:
         ended = [task for task in self.earlier if task.state in FINAL_STATES]
         hint = "; --new or `tasks retry --failed` to run them again" if ended else ""
         new = self.accepted - len(self.earlier)
-        whole = f"{self.total} jobs" if self.accepted == self.total else f"{self.accepted} of {self.total} jobs"
+        jobs = counted(self.total, "job")
+        whole = jobs if self.accepted == self.total else f"{self.accepted} of {jobs}"
         return f"{whole}: {new} new, {', '.join(parts)}{hint}."
 
     def continuing(self) -> str:
@@ -96,7 +98,8 @@ class BulkProgress:
         if not running:
             return ""
         more = f" and {len(running) - _MAX_NAMED} more" if len(running) > _MAX_NAMED else ""
-        return f"{len(running)} tasks continue: {', '.join(running[:_MAX_NAMED])}{more}. "
+        tasks = "1 task continues" if len(running) == 1 else f"{len(running)} tasks continue"
+        return f"{tasks}: {', '.join(running[:_MAX_NAMED])}{more}. "
 
 
 def print_results(results: Sequence[tuple[int, Task]], output: ClientOptions) -> None:

@@ -8,6 +8,7 @@ from receiver.cli import FAILED, OK, render
 from receiver.cli.columns import TASK_COLUMNS
 from receiver.cli.options import ClientOptions, UsageError, usage_errors
 from receiver.client import SyncClient, Task
+from receiver.domain.counting import counted
 from receiver.domain.errors import Conflict
 from receiver.domain.model import TaskState
 
@@ -95,4 +96,4 @@ def print_tasks(tasks: Sequence[Task], output: ClientOptions) -> int:
 
 def count_text(tasks: Sequence[Task]) -> str:
     """Return the number of tasks as text."""
-    return f"{len(tasks)} task" if len(tasks) == 1 else f"{len(tasks)} tasks"
+    return counted(len(tasks), "task")

@@ -9,6 +9,7 @@ from receiver.cli import FAILED, OK, render
 from receiver.cli.cost import parse_period
 from receiver.cli.options import CLIENT, ClientOptions, usage_errors
 from receiver.cli.value_kinds import TIME
+from receiver.domain.counting import amount_text
 from receiver.domain.model import Json
 
 costs = App(name="costs", help="Compare Kling's ledgers with the stored costs.")
@@ -17,7 +18,7 @@ costs = App(name="costs", help="Compare Kling's ledgers with the stored costs.")
 def _amounts(charges: Mapping[str, str] | None) -> str:
     if charges is None:
         return "unknown"
-    return ", ".join(f"{amount} {unit}" for unit, amount in charges.items()) or "0"
+    return ", ".join(amount_text(amount, unit) for unit, amount in charges.items()) or "0"
 
 
 _UNKNOWN = (

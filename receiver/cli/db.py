@@ -12,6 +12,7 @@ from receiver.cli import FAILED, OK, render
 from receiver.cli.options import COMMON, OUTPUT, CommonOptions, OutputOptions
 from receiver.cli.value_kinds import FILE, URL
 from receiver.domain.clock import SystemClock
+from receiver.domain.counting import counted
 from receiver.domain.errors import InvalidRequest
 from receiver.settings import load_client
 from receiver.settings.client import ClientSettings
@@ -94,7 +95,8 @@ def restore(
     kept = restore_backup(path, source, now=SystemClock().now())
     counts = maintenance.stats_at(path)
     tasks = sum(count for name, count in counts.items() if name.startswith("tasks."))
-    render.print_line(f"{path}: restored from {source}, {tasks} tasks, {_format_size(path.stat().st_size)}, checked")
+    size = _format_size(path.stat().st_size)
+    render.print_line(f"{path}: restored from {source}, {counted(tasks, 'task')}, {size}, checked")
     render.print_line(f"replaced store: {kept}" if kept else "There was no store before.")
     return OK
 
@@ -133,7 +135,7 @@ def copy(
         render.print_json({"source": source, "target": to, "tables": copied})
         return OK
     for table in tables:
-        render.print_line(f"{table.name}: {table.rows} rows, the same in both, SHA-256 {table.digest[:16]}")
+        render.print_line(f"{table.name}: {counted(table.rows, 'row')}, the same in both, SHA-256 {table.digest[:16]}")
     url = _from_any_folder(to)
     render.print_line(f'{source} is unchanged. To use the copy, set [store] url = "{url}" and start the service.')
     return OK
@@ -163,7 +165,7 @@ class _CopyProgress:
         now = self._clock.monotonic()
         if now - self._printed_at >= _SECONDS_BETWEEN_REPORTS:
             self._printed_at = now
-            render.notice(f"{what}: {done} of {total} rows")
+            render.notice(f"{what}: {done} of {counted(total, 'row')}")
 
 
 def _find_faults(client: ClientSettings) -> Sequence[str]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from receiver.cli import FAILED, OK, render
 from receiver.cli.options import ClientOptions, UsageError, usage_errors
 from receiver.client import SyncClient
+from receiver.domain.counting import counted
 from receiver.domain.errors import Conflict
 from receiver.domain.model import Json
 
@@ -81,11 +82,14 @@ def _rows(deletions: Sequence[Json]) -> list[Json]:
 
 def _note(deletions: Sequence[Json]) -> str:
     pending = sum(each["pending_deliveries"] for each in deletions)
-    return f" {pending} deliveries that are still pending will not be made." if pending else ""
+    if not pending:
+        return ""
+    pending_ones = counted(pending, "pending delivery", "pending deliveries")
+    return f" {pending_ones} will not be made."
 
 
 def _count(deletions: Sequence[Json]) -> str:
-    return "1 task" if len(deletions) == 1 else f"{len(deletions)} tasks"
+    return counted(len(deletions), "task")
 
 
 def _report(refused: Sequence[str]) -> int:

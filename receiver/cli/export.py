@@ -13,6 +13,7 @@ from receiver.archive.retry import MissingResult
 from receiver.cli import FAILED, OK, render
 from receiver.cli.options import ClientOptions, UsageError
 from receiver.client import Task
+from receiver.domain.counting import counted
 from receiver.domain.model import Json
 from receiver.domain.result_names import stems
 from receiver.net.http_client import HttpClient
@@ -40,7 +41,7 @@ def export(tasks: Sequence[Task], folder: Path, output: ClientOptions) -> int:
     if output.json:
         render.print_json({"folder": str(folder), "items": entries})
     else:
-        render.print_line(f"{folder}: {files} files, manifest.csv and manifest.json")
+        render.print_line(f"{folder}: {counted(files, 'file')}, manifest.csv and manifest.json")
     for entry in missing:
         render.notice(f"{entry['label'] or entry['task']}: {entry['message']}")
     return FAILED if missing else OK

@@ -13,6 +13,7 @@ from urllib.parse import urlencode, urlsplit
 
 from receiver.domain.errors import ReceiverError, ServiceUnreachable
 from receiver.domain.listed_state import ListedState
+from receiver.domain.model import TaskState
 
 if TYPE_CHECKING:
     from cyclopts.completion._engine import CompletionContext
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     Context: TypeAlias = CompletionContext | LineContext
 
+_BEFORE_KLING = (TaskState.AWAITING, TaskState.QUEUED, TaskState.SUBMITTING)
 _SECONDS = 1.0  # a shell waits for the proposals
 _MAX_BYTES = 1 << 20
 _NEWEST = "50"
@@ -33,6 +35,11 @@ Proposal: TypeAlias = str | tuple[str, str]
 def states(_: "Context") -> Sequence[Proposal]:
     """Propose the states of a task."""
     return [*ListedState]
+
+
+def reached_states(_: "Context") -> Sequence[Proposal]:
+    """Propose the states that a made-up task can reach."""
+    return [state for state in TaskState if state not in _BEFORE_KLING]
 
 
 def batch_states(_: "Context") -> Sequence[Proposal]:

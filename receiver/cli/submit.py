@@ -15,6 +15,7 @@ from receiver.cli.submit_body import NO_BODY, BodyOptions
 from receiver.cli.value_kinds import BATCH, DURATION, ENDPOINT, KEY, NUMBER
 from receiver.client import SyncClient, Task
 from receiver.domain.clock import SystemClock
+from receiver.domain.counting import counted
 from receiver.domain.listed_state import ListedState
 from receiver.domain.model import Json
 from receiver.kling.endpoints import CATALOGUE, Endpoint, resolve
@@ -164,8 +165,7 @@ def _print_estimate(path: str, body: Json, output: ClientOptions) -> int:
         return OK
     render.print_line(f"Cost: {render.clean(estimate['summary'])}.")
     if estimate["pack"]:
-        noun = "slot" if estimate["slots"] == 1 else "slots"
-        render.print_line(f"Takes {estimate['slots']} {noun} of the {estimate['pack']} pack.")
+        render.print_line(f"Takes {counted(estimate['slots'], 'slot')} of the {estimate['pack']} pack.")
     render.notice("Nothing was submitted.")
     return OK
 

@@ -27,6 +27,7 @@ from receiver.cli.options import (
     usage_errors,
 )
 from receiver.cli.value_kinds import BATCH, ENDPOINT, GROUPING, KEY_VALUE, LABEL, NUMBER, STATE, TASK_ID, TIME
+from receiver.domain.counting import amount_text
 
 if TYPE_CHECKING:
     from receiver.client import Task
@@ -226,6 +227,6 @@ def _details(found: "Task") -> list[tuple[str, object]]:
     fields += [(name.replace("_", " "), task.get(name)) for name in _TEXT_FIELDS]
     fields += [(f"tag {key}", value) for key, value in (task.get("tags") or {}).items()]
     fields += [(title, render.local_time(task.get(name))) for name, title in _TIME_FIELDS.items()]
-    fields += [("cost", f"{amount} {unit}") for unit, amount in charges.items()]
+    fields += [("cost", amount_text(amount, unit)) for unit, amount in charges.items()]
     fields += [("result", location) for location in found.result_locations]
     return fields

@@ -6,12 +6,14 @@ from cyclopts import Parameter
 
 from receiver.cli import OK, render
 from receiver.cli.options import CLIENT, ClientOptions, Label, Tags, key_values, usage_errors
-from receiver.cli.value_kinds import ENDPOINT, STATE
+from receiver.cli.value_kinds import ENDPOINT, REACHED_STATE
 
 
 def trigger(
     state: Annotated[
-        str, STATE, Parameter(help="Last state of the task: succeed, failed, rejected, expired, processing.")
+        str,
+        REACHED_STATE,
+        Parameter(help="Last state of the task: submitted, processing, succeed, failed, rejected or expired."),
     ],
     /,
     *,

@@ -19,3 +19,8 @@ class ListedState(StrEnum):
     REJECTED = "rejected"
     CANCELLED = "cancelled"
     EXPIRED = "expired"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "ListedState | None":
+        """Accept the American spelling."""
+        return cls.CANCELLED if value == "canceled" else None

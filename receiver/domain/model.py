@@ -99,6 +99,11 @@ class DeliveryStatus(StrEnum):
     DEAD = "dead"
     CANCELLED = "cancelled"
 
+    @classmethod
+    def _missing_(cls, value: object) -> "DeliveryStatus | None":
+        """Accept the American spelling."""
+        return cls.CANCELLED if value == "canceled" else None
+
 
 class HeldBy(StrEnum):
     """What holds a route, which decides what releases it."""

@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from receiver.domain.clock import iso
+from receiver.domain.counting import amount_text
 from receiver.domain.daily_report import ReportFacts
 from receiver.domain.model import Json
 
@@ -16,7 +17,7 @@ def report_data(facts: ReportFacts, *, day: str, since: datetime, until: datetim
         "message": " ".join(
             [
                 f"Tasks ended: {_counted(ended)}.",
-                f"Spent: {', '.join(f'{amount} {unit}' for unit, amount in spent.items()) or 'nothing'}.",
+                f"Spent: {', '.join(amount_text(amount, unit) for unit, amount in spent.items()) or 'nothing'}.",
                 f"Dead deliveries: {sum(facts.dead.values())}. Missed callbacks: {missed}.",
                 f"Held routes: {', '.join(state.name for state in facts.held) or 'none'}.",
                 f"Pending deliveries: {facts.pending}. Open alerts: {facts.alerts_open}.",

@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Final, TypeAlias
 
 from receiver.domain.costs import EXACT_DECIMAL
+from receiver.domain.counting import amount_text
 from receiver.domain.model import Json
 from receiver.kling.endpoints import Endpoint
 from receiver.kling.models import requested_model
@@ -34,7 +35,7 @@ class Price:
     tasks: int
 
     def __str__(self) -> str:
-        amounts = " and ".join(f"{amount:f} {unit}" for unit, amount in self.charges.items())
+        amounts = " and ".join(amount_text(amount, unit) for unit, amount in self.charges.items())
         return f"about {amounts} (median of {self.tasks} like it)"
 
 

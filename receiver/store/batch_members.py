@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from receiver.domain.batches import Batch
 from receiver.domain.clock import from_micros, micros
+from receiver.domain.counting import counted
 from receiver.domain.errors import Conflict
 from receiver.domain.model import Task
 from receiver.store import rows
@@ -36,7 +37,7 @@ class BatchMembership:
 def _with_task(batch: Batch, task: Task, size: int | None) -> Batch:
     if batch.closed_at is not None:
         raise Conflict(
-            f"Batch {batch.name} is closed: it has its {batch.task_count} tasks.",
+            f"Batch {batch.name} is closed: it has its {counted(batch.task_count, 'task')}.",
             remedy="Use another batch for the task, or none.",
         )
     size = batch.size if size is None else size
@@ -44,7 +45,7 @@ def _with_task(batch: Batch, task: Task, size: int | None) -> Batch:
     if size is not None and (batch.size not in (None, size) or size < task_count):
         raise Conflict(
             f"Batch {batch.name} cannot have a size of {size}: "
-            f"it has {batch.task_count} tasks and its size is {batch.size or 'not set'}.",
+            f"it has {counted(batch.task_count, 'task')} and its size is {batch.size or 'not set'}.",
             remedy="Set the same size with its first task or with each task, or set none.",
         )
     closed_at = task.created_at if task_count == size else None

@@ -13,6 +13,7 @@ from http import HTTPStatus
 
 from receiver import __version__
 from receiver.client import Client
+from receiver.domain.counting import counted
 from receiver.domain.errors import AddressBlocked, NoResponse, RequestNotSent
 from receiver.domain.secret import Secret
 from receiver.net.http_client import HttpClient, HttpResponse
@@ -74,7 +75,7 @@ async def certificate(subject: Subject) -> Finding:
     details = {"ends_at": ends_at.isoformat(), "days_left": left.days}
     if left < _ENDS_SOON:
         return warning(
-            f"The certificate ends in {left.days} days. After that no callback arrives.",
+            f"The certificate ends in {counted(left.days, 'day')}. After that no callback arrives.",
             "Renew it, and check that the renewal runs by itself.",
             **details,
         )

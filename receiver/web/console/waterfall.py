@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
 
+from receiver.domain.counting import counted
 from receiver.domain.model import (
     ArchiveState,
     Attempt,
@@ -318,7 +319,7 @@ def _delivery(history: DeliveryHistory, now: datetime) -> Iterator[Bar]:
         yield Bar(
             key=f"wait-{delivery.id}",
             title=f"{delivery.route}: pending",
-            note=f"after {delivery.attempts} attempts" if delivery.attempts else "not tried yet",
+            note=f"after {counted(delivery.attempts, 'attempt')}" if delivery.attempts else "not tried yet",
             kind="warn",
             start=start,
             end=max(now, start),

@@ -8,6 +8,7 @@ from starlette.datastructures import QueryParams
 from starlette.responses import Response
 from starlette.routing import Route
 
+from receiver.domain.counting import counted
 from receiver.domain.errors import Conflict, ReceiverError
 from receiver.domain.listed_state import ListedState
 from receiver.domain.model import Task, TaskState
@@ -160,4 +161,4 @@ def _preview(verb: str | None, tasks: Sequence[Task]) -> Preview:
 
 
 def _count(number: int) -> str:
-    return f"{number} task" if number == 1 else f"{number} tasks"
+    return counted(number, "task")
