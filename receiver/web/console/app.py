@@ -1,5 +1,7 @@
 """Puts the console together: its login, its pages and its static files."""
 
+from http import HTTPStatus
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
@@ -81,16 +83,19 @@ class Console:
         await self._renderer.load()
 
     def error_response(self, scope: Scope, problem: Problem) -> Response:
-        """Return an error as a page, for a visitor with the menu."""
+        """Return an error as a page, for a visitor with the menu. A page with wrong filters is linked without them."""
         request = Request(scope)
         session = self.gate.session(request)
+        has_filters = problem.status is HTTPStatus.BAD_REQUEST and request.method in ("GET", "HEAD")
+        again = request.url.path if has_filters and request.url.query else None
         response = self._renderer.page(
             request,
             "error.html",
-            title=problem.status.phrase,
+            title="The address has a wrong value" if again else problem.status.phrase,
             status=problem.status,
             visitor=session.visitor if session else None,
             problem=problem,
+            again=again,
         )
         response.headers.update(problem.headers)
         return response
