@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from receiver.domain import signing
-from receiver.domain.clock import Clock, token_hash
+from receiver.domain.clock import Clock
 from receiver.domain.model import Source
 from receiver.domain.redaction import Redactor
 from receiver.domain.signing import SignatureStatus
@@ -30,7 +30,7 @@ class CallbackReader:
 
     async def read(self, callback: Callback) -> Incoming:
         """Return what a callback reports. Raises MalformedBody, TooManyPending."""
-        now, hashed, body = self._clock.now(), token_hash(callback.token), callback.body
+        now, hashed, body = self._clock.now(), callback.token_hash, callback.body
         count_large = partial(self._limiter.count, hashed, PushKind.LARGE, now=now)
         headers, decoded = decode_body(
             callback.headers, body, max_size=self.settings.max_body, before_large=count_large

@@ -82,7 +82,8 @@ class Inbox:
         Raises MalformedBody if the body is not a JSON object, StoreUnavailable if the callback could not be stored, and
         its subclass TooManyPending if too many pushes of the task are unconfirmed or had no effect.
         """
-        callback = Callback(token=token, headers=headers, body=body, request=current_request())
+        hashed, request = token_hash(token), current_request()
+        callback = Callback(token=token, token_hash=hashed, headers=headers, body=body, request=request)
         (outcome,) = await self.accept_callbacks([callback])
         if isinstance(outcome, BaseException):
             raise outcome

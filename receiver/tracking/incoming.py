@@ -19,6 +19,7 @@ class Callback(msgspec.Struct, frozen=True, kw_only=True):
     """A callback as received. ``request`` is the number of its request, for the lines of the log."""
 
     token: str
+    token_hash: bytes
     headers: Sequence[tuple[str, str]]
     body: bytes
     request: int = 0

@@ -40,6 +40,7 @@ log = structlog.get_logger()
 
 _CALLBACK_PREFIX = "/callbacks/"
 _HEALTH_PATH = "/healthz"
+_TOKEN_HASH = "receiver.token_hash"  # noqa: S105 -- a member of an ASGI scope
 _JSON = (b"content-type", b"application/json")
 _OK = b'{"ok":true}'
 _CODINGS = ("gzip", "deflate")  # which the inbox decodes
@@ -135,9 +136,10 @@ class _PublicApp:
         if not path.startswith(_CALLBACK_PREFIX) or scope["method"] != "POST":
             return False
         fields = plain_fields(scope, max_body=min(_SMALL_BODY, self._max_body))
-        if fields is None or token_hash(path.removeprefix(_CALLBACK_PREFIX)) not in self._known_tokens:
+        if fields is None:
             return False
-        return self._allows(fields[b"host"], scope)
+        scope[_TOKEN_HASH] = hashed = token_hash(path.removeprefix(_CALLBACK_PREFIX))
+        return hashed in self._known_tokens and self._allows(fields[b"host"], scope)
 
     async def answer_group(self, requests: Sequence[WholeRequest]) -> None:
         """Store callbacks together, and answer each."""
@@ -157,17 +159,17 @@ class _PublicApp:
                 failed.append((request, callback, outcome))
         for request, callback, outcome in failed:
             continue_request(callback.request)
-            request.respond(*self._refusal(request.scope, await self._failure(callback.token, outcome=outcome)))
+            request.respond(*self._refusal(request.scope, await self._failure(callback, outcome=outcome)))
 
-    async def _failure(self, token: str, *, outcome: bool | BaseException) -> BaseException:
+    async def _failure(self, callback: Callback, *, outcome: bool | BaseException) -> BaseException:
         """Return why a callback with a known token was not accepted, and forget a token that has ended."""
         if isinstance(outcome, BaseException):
             try:
-                if not isinstance(outcome, errors.MalformedBody) or await self._inbox.has_token(token):
+                if not isinstance(outcome, errors.MalformedBody) or await self._inbox.has_token(callback.token):
                     return outcome
             except errors.ReceiverError as error:
                 return error
-        self._known_tokens.pop(token_hash(token), None)
+        self._known_tokens.pop(callback.token_hash, None)
         return problems.not_found()
 
     def _refusal(self, scope: Scope, error: BaseException) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
@@ -278,8 +280,14 @@ _EXPECTED_STATUSES = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLO
 
 
 def _callback(request: WholeRequest) -> Callback:
-    token = request.scope["path"].removeprefix(_CALLBACK_PREFIX)
-    return Callback(token=token, headers=_headers(request.scope), body=request.body, request=begin_request())
+    scope = request.scope
+    return Callback(
+        token=scope["path"].removeprefix(_CALLBACK_PREFIX),
+        token_hash=scope[_TOKEN_HASH],
+        headers=_headers(scope),
+        body=request.body,
+        request=begin_request(),
+    )
 
 
 def _headers(scope: Scope) -> Sequence[tuple[str, str]]:
