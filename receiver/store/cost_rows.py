@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import cache
 
@@ -21,6 +21,9 @@ MAX_RUNTIME = timedelta(days=7)
 
 NEWEST_CHARGES = {"searched": 2000, "limit": 200, "max_bytes": 8 * 1024 * 1024}
 """How many of the newest costs are searched for an endpoint's, how many of these are read, and bytes of bodies."""
+
+_DAY = 86_400_000_000  # microseconds
+_FOREVER = 2**62
 
 CostCounts = Counter[tuple[str | None, str]]
 """How many tasks of a group, which has a name or none, have the same charges, which are JSON."""
@@ -55,6 +58,32 @@ def read_own_charges(found: Iterable[rows.Row]) -> Sequence[OwnCharge]:
         )
         for row in found
     ]
+
+
+def split_period(since: datetime | None, until: datetime | None) -> tuple[range, Sequence[tuple[int, int]]]:
+    """Split a period into its whole UTC days, counted from the epoch, and the rest: from a moment until another."""
+    start = 0 if since is None else micros(since)
+    end = _FOREVER if until is None else micros(until)
+    first, last = -(-start // _DAY), end // _DAY
+    if first > last:  # a part of one day
+        return range(0), [(start, end)]
+    rest = [(start, first * _DAY), (last * _DAY, end)]
+    return range(first, last), [(begin, stop) for begin, stop in rest if begin < stop]
+
+
+def read_counts(found: Iterable[rows.Row]) -> CostCounts:
+    """Read the numbers of tasks by name and charges."""
+    return Counter({(row["name"], row["charges"]): row["times"] for row in found})
+
+
+def with_unnamed(named: CostCounts, every: CostCounts) -> CostCounts:
+    """Add the tasks without a name: *every* task but the *named* ones."""
+    unnamed: CostCounts = Counter()
+    for (_, charges), times in every.items():
+        unnamed[None, charges] += times
+    for (_, charges), times in named.items():
+        unnamed[None, charges] -= times
+    return named + unnamed  # without those that are 0
 
 
 def add_counts(counts: CostCounts) -> Sequence[CostTotal]:

@@ -12,7 +12,7 @@ from random import Random
 import pytest
 from harness.clock import START
 from harness.factories import a_task
-from store.conftest import a_sqlite_store, decide_always
+from store.conftest import Store, decide_always
 
 from receiver.domain.clock import micros
 from receiver.domain.costs import Cost, CostGrouping, CostTotal, add_charges
@@ -125,35 +125,34 @@ def expected(tasks: list[tuple[Task, Cost]], by: CostGrouping, tag: str | None) 
     ]
 
 
-async def test_sums_of_any_period_are_those_of_its_tasks(path: Path) -> None:
+async def test_sums_of_any_period_are_those_of_its_tasks(store: Store) -> None:
     rng, tasks = Random(1), []
-    async with a_sqlite_store(path) as store:
-        for number in range(60):
-            cost = Cost(charges={"units": Decimal(rng.randrange(1, 4)) / 2}, raw="{}")
-            task = a_task(
-                id=f"tsk_{number}",
-                kling_id=f"k{number}",
-                external_task_id=None,
-                state=TaskState.SUCCEED,
-                due_at=None,
-                updated_at=START + timedelta(hours=rng.randrange(100)),
-                label=rng.choice((None, "x")),
-                tags=rng.choice(({}, {"team": "a"}, {"team": "b"})),
-                batch=rng.choice((None, "spring")),
-            )
-            await store.tasks.add(task, b"")
-            await store.tasks.apply(ById(id=task.id), decide_always(Change(task=task, cost=cost)))
-            tasks.append((task, cost))
-        seen: Counter[CostGrouping] = Counter()
-        for _ in range(60):
-            by, hours = rng.choice(list(CostGrouping)), sorted((rng.randrange(120), rng.randrange(120)))
-            since, until = (None if rng.randrange(5) == 0 else START + timedelta(hours=each) for each in hours)
-            in_it = [
-                each
-                for each in tasks
-                if (since is None or each[0].updated_at >= since) and (until is None or each[0].updated_at < until)
-            ]
-            tag = "team" if by is CostGrouping.TAG else None
-            assert list(await store.costs.totals(by, tag=tag, since=since, until=until)) == expected(in_it, by, tag)
-            seen[by] += len(in_it)
+    for number in range(60):
+        cost = Cost(charges={"units": Decimal(rng.randrange(1, 4)) / 2}, raw="{}")
+        task = a_task(
+            id=f"tsk_{number}",
+            kling_id=f"k{number}",
+            external_task_id=None,
+            state=TaskState.SUCCEED,
+            due_at=None,
+            updated_at=START + timedelta(hours=rng.randrange(100)),
+            label=rng.choice((None, "x")),
+            tags=rng.choice(({}, {"team": "a"}, {"team": "b"})),
+            batch=rng.choice((None, "spring")),
+        )
+        await store.tasks.add(task, b"")
+        await store.tasks.apply(ById(id=task.id), decide_always(Change(task=task, cost=cost)))
+        tasks.append((task, cost))
+    seen: Counter[CostGrouping] = Counter()
+    for _ in range(60):
+        by, hours = rng.choice(list(CostGrouping)), sorted((rng.randrange(120), rng.randrange(120)))
+        since, until = (None if rng.randrange(5) == 0 else START + timedelta(hours=each) for each in hours)
+        in_it = [
+            each
+            for each in tasks
+            if (since is None or each[0].updated_at >= since) and (until is None or each[0].updated_at < until)
+        ]
+        tag = "team" if by is CostGrouping.TAG else None
+        assert list(await store.costs.totals(by, tag=tag, since=since, until=until)) == expected(in_it, by, tag)
+        seen[by] += len(in_it)
     assert min(seen[by] for by in CostGrouping) > 20

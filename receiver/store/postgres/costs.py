@@ -1,6 +1,5 @@
 """Costs of tasks in a PostgreSQL store: amounts are stored as text and added as exact decimals."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -12,15 +11,18 @@ from receiver.store.cost_rows import (
     CHARGES_PER_QUERY,
     MAX_RUNTIME,
     NEWEST_CHARGES,
+    CostCounts,
     add_counts,
     read_charges,
+    read_counts,
     read_own_charges,
+    split_period,
+    with_unnamed,
     write_charges,
 )
 from receiver.store.postgres.database import Connection, Reader
 from receiver.store.postgres.queries import change, fetch, fetch_row, fetch_value
 from receiver.store.postgres.writer import WriteOp, Writer
-from receiver.store.rows import micros_or_none
 
 
 class PostgresCostStore:
@@ -82,15 +84,33 @@ class PostgresCostStore:
 async def read_totals(
     connection: Connection, by: CostGrouping, tag: str | None, since: datetime | None, until: datetime | None
 ) -> Sequence[CostTotal]:
-    """Sum the costs of a period by group."""
+    """Sum the costs of a period by group. Whole UTC days are read from their counts, the rest from the tasks."""
+    days, rest = split_period(since, until)
+    counts = await _count_days(connection, by, tag, days)
+    for start, end in rest:
+        counts.update(await _count_costs(connection, by, tag, start, end))
+    return add_counts(counts)
+
+
+async def _count_days(connection: Connection, by: CostGrouping, tag: str | None, days: range) -> CostCounts:
+    """Count the tasks of whole days by name and charges."""
+    bounds = {"first": days.start, "last": days.stop}
+    every = read_counts(await fetch(connection, "cost_counts", {"grouping": "day", **bounds}))
+    if by is CostGrouping.DAY:
+        return every
+    grouping = f"tag:{tag}" if by is CostGrouping.TAG else by.value
+    return with_unnamed(read_counts(await fetch(connection, "cost_counts", {"grouping": grouping, **bounds})), every)
+
+
+async def _count_costs(connection: Connection, by: CostGrouping, tag: str | None, since: int, until: int) -> CostCounts:
+    """Count the tasks of a part of a day by name and charges."""
     arguments = {
         by.value: tag if by is CostGrouping.TAG else True,
         "joined": None if by is CostGrouping.DAY else True,  # a day needs nothing of the task
-        "since": micros_or_none(since),
-        "until": micros_or_none(until),
+        "since": since,
+        "until": until,
     }
-    found = await fetch(connection, "count_costs", arguments)
-    return add_counts(Counter({(row["name"], row["charges"]): row["times"] for row in found}))
+    return read_counts(await fetch(connection, "count_costs", arguments))
 
 
 async def _find(connection: Connection, task_id: str) -> Cost | None:

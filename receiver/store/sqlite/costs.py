@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -17,15 +16,15 @@ from receiver.store.cost_rows import (
     CostCounts,
     add_counts,
     read_charges,
+    read_counts,
     read_own_charges,
+    split_period,
+    with_unnamed,
     write_charges,
 )
 from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import queries, sql
 from receiver.store.sqlite.writer import WriteOp, Writer
-
-_DAY = 86_400_000_000  # microseconds
-_FOREVER = 2**62
 
 
 class SqliteCostStore:
@@ -133,39 +132,27 @@ def read_totals(
     connection: sqlite3.Connection, by: CostGrouping, tag: str | None, since: datetime | None, until: datetime | None
 ) -> Sequence[CostTotal]:
     """Sum the costs of a period by group. Whole UTC days are read from their counts, the rest from the tasks."""
-    start = 0 if since is None else micros(since)
-    end = _FOREVER if until is None else micros(until)
-    first, last = -(-start // _DAY), end // _DAY
-    if first > last:  # a part of one day
-        return add_counts(_count_costs(connection, by, tag, start, end))
-    counts = _count_days(connection, by, tag, first, last)
-    counts.update(_count_costs(connection, by, tag, start, first * _DAY))
-    counts.update(_count_costs(connection, by, tag, last * _DAY, end))
+    days, rest = split_period(since, until)
+    counts = _count_days(connection, by, tag, days)
+    for start, end in rest:
+        counts.update(_count_costs(connection, by, tag, start, end))
     return add_counts(counts)
 
 
-def _count_days(connection: sqlite3.Connection, by: CostGrouping, tag: str | None, first: int, last: int) -> CostCounts:
+def _count_days(connection: sqlite3.Connection, by: CostGrouping, tag: str | None, days: range) -> CostCounts:
     """Count the tasks of whole days by name and charges."""
-    counts: CostCounts = Counter()
-    grouping = f"tag:{tag}" if by is CostGrouping.TAG else by.value
-    for row in connection.execute(sql("cost_counts"), {"grouping": grouping, "first": first, "last": last}):
-        counts[row["name"], row["charges"]] = row["times"]
+    bounds = {"first": days.start, "last": days.stop}
+    every = read_counts(connection.execute(sql("cost_counts"), {"grouping": "day", **bounds}))
     if by is CostGrouping.DAY:
-        return counts
-    without: CostCounts = Counter()
-    for (_, charges), times in counts.items():
-        without[None, charges] -= times
-    for row in connection.execute(sql("cost_counts"), {"grouping": "day", "first": first, "last": last}):
-        without[None, row["charges"]] += row["times"]
-    return counts + without  # without those that are 0
+        return every
+    grouping = f"tag:{tag}" if by is CostGrouping.TAG else by.value
+    return with_unnamed(read_counts(connection.execute(sql("cost_counts"), {"grouping": grouping, **bounds})), every)
 
 
 def _count_costs(
     connection: sqlite3.Connection, by: CostGrouping, tag: str | None, since: int, until: int
 ) -> CostCounts:
     """Count the tasks of a part of a day by name and charges."""
-    if since >= until:
-        return Counter()
     arguments = {
         by.value: tag if by is CostGrouping.TAG else True,
         "joined": None if by is CostGrouping.DAY else True,  # a day needs nothing of the task
@@ -173,4 +160,4 @@ def _count_costs(
         "until": until,
     }
     query = queries()["count_costs"].with_optional(arguments)
-    return Counter({(row["name"], row["charges"]): row["times"] for row in connection.execute(query, arguments)})
+    return read_counts(connection.execute(query, arguments))

@@ -20,8 +20,8 @@ FROM (
     FROM costs
     JOIN tasks ON tasks.id = costs.task_id -- if joined
     WHERE TRUE
-      AND costs.at >= :since -- if since
-      AND costs.at < :until -- if until
+      AND costs.at >= :since
+      AND costs.at < :until
     UNION ALL
     SELECT
         kept.charges,
@@ -32,10 +32,23 @@ FROM (
         to_char(to_timestamp(kept.at / 1000000) AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS name -- if day
     FROM deleted_costs AS kept
     WHERE kept.charges IS NOT NULL
-      AND kept.at >= :since -- if since
-      AND kept.at < :until -- if until
+      AND kept.at >= :since
+      AND kept.at < :until
 ) AS priced
 GROUP BY priced.name, priced.charges;
+
+-- name: cost_counts
+-- Counts the tasks of whole UTC days by name and charges. The name of a group by day is the day.
+SELECT
+    CASE WHEN counts.grouping = 'day' THEN to_char(DATE '1970-01-01' + counts.day, 'YYYY-MM-DD') ELSE counts.name END
+        AS name,
+    counts.charges,
+    SUM(counts.tasks)::bigint AS times
+FROM cost_counts AS counts
+WHERE counts.grouping = :grouping
+  AND counts.day >= :first
+  AND counts.day < :last
+GROUP BY 1, 2;
 
 -- name: newest_charges
 -- Reads the charges and the bodies of an endpoint's tasks among the newest ones with a cost, newest first. Bodies with
