@@ -144,8 +144,7 @@ def nodes_on(
             own.mkdir()
             store = f'url = "{database.url}"\nnode = "node-{number}"'
             nodes.append(stack.enter_context(a_receiver(own, sink, store=store)))
-        name = f"PostgreSQL, {count} node{'s' if count > 1 else ''}"
-        yield Contestant(name=name, nodes=nodes, delivered=database.delivered, server=server_pid(server))
+        yield Contestant(name="PostgreSQL", nodes=nodes, delivered=database.delivered, server=server_pid(server))
 
 
 class Procrastinate:
