@@ -124,9 +124,8 @@ async def test_costs_of_two_nodes_are_counted_one_after_the_other(raw: Connectio
         waits: list[str] = []
 
         async def is_blocked() -> bool:
-            found = await raw.fetch(
-                "SELECT wait_event FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-            )
+            here = "wait_event_type = 'Lock' AND datname = current_database()"
+            found = await raw.fetch(f"SELECT wait_event FROM pg_stat_activity WHERE {here}")  # noqa: S608 -- no input
             waits[:] = [row["wait_event"] for row in found]
             return bool(waits)
 
