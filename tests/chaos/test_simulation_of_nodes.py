@@ -22,6 +22,7 @@ from harness.postgres import PostgresServer
 from harness.soak_report import RecordCounts
 
 from receiver.domain.duties import Tenure
+from receiver.submission import slots
 
 MINUTES = env_int("NODE_MINUTES", 1)
 PER_RUN = 10
@@ -88,7 +89,14 @@ def trusts_ended_leases(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Tenure, "is_held", property(lambda _: True))
 
 
-@pytest.mark.parametrize(("breaks", "finding", "first"), [(trusts_ended_leases, "without the lease on", 1)])
+def ignores_slots(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(slots._Group, "has_capacity", lambda *_: True)
+
+
+@pytest.mark.parametrize(
+    ("breaks", "finding", "first"),
+    [(trusts_ended_leases, "without the lease on", 1), (ignores_slots, "slots of", 1)],
+)
 def test_a_broken_rule_of_nodes_is_detected(
     memory_folder: Path, postgres: PostgresServer, breaks: Sabotage, finding: str, first: int
 ) -> None:
