@@ -6,7 +6,6 @@ which can be stopped in the middle of a transaction, cut off, or killed.
 
 import asyncio
 import os
-import re
 import selectors
 import socket
 import threading
@@ -20,8 +19,7 @@ from typing import Any
 import asyncpg
 from chaos.virtual_time import INCARNATION, VirtualLoop
 from harness.clock import START
-
-from receiver.store.packing import unpack
+from harness.postgres_rows import fetch_rows
 
 _READY, _IDLE, _TERMINATE, _PARSE = b"Z", b"I", b"X", b"P"
 _DESCRIBED = (b"T", b"n", b"E")
@@ -37,7 +35,6 @@ _STEP_SECONDS = 0.25
 It is likely if a process (True) does nothing within a transaction, because it is frozen or its answer is on the way.
 """
 
-_PACKED = re.compile(r"UNPACK\((\S+?)\)")
 _CLOCK_FUNCTION = """
 CREATE OR REPLACE FUNCTION micros_now() RETURNS BIGINT LANGUAGE sql VOLATILE RETURN pg_read_file('{file}')::BIGINT
 """
@@ -270,11 +267,8 @@ class Rows:
 
     def read(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Read rows with a statement that is written for SQLite."""
-        text = _PACKED.sub(r"\1 AS unpacked", statement)
-        for number in range(1, text.count("?") + 1):
-            text = text.replace("?", f"${number}", 1)
-        rows = self._run(self._connection.fetch(text, *values))
-        return [tuple(unpack(value) if name == "unpacked" else value for name, value in row.items()) for row in rows]
+        found: list[tuple[Any, ...]] = self._run(fetch_rows(self._connection, statement, *values))
+        return found
 
     def execute(self, statement: str) -> None:
         """Run a statement."""

@@ -20,6 +20,7 @@ import uvicorn
 from harness.http_client import plain_http
 from harness.packed import add_unpack
 from harness.ports import free_port
+from harness.postgres_rows import read_rows
 from harness.raw_http import http_request
 from harness.waiting import wait_until
 from harness.web_app import RecordingServer
@@ -43,7 +44,12 @@ JOB = {"prompt": "a cat", "subject_image_list": [{"subject_image": "https://exam
 
 
 class Receiver:
-    """A `kling-receiver serve` process in its own folder. It can be killed and restarted on the same store."""
+    """A `kling-receiver serve` process in its own folder. It can be killed and restarted on the same store.
+
+    The store is SQLite's in the folder, or the PostgreSQL database at ``store_url``.
+    """
+
+    store_url: str | None = None
 
     def __init__(self, folder: Path, config: str, *, environ: Mapping[str, str] | None = None) -> None:
         self.folder = folder
@@ -52,6 +58,8 @@ class Receiver:
         self.log_path = folder / "receiver.log"
         self.config_path = folder / "config.toml"
         self.environ = {**_clean_environment(), "KLING_RECEIVER_LOG": "debug", **(environ or {})}
+        if self.store_url is not None:
+            self.environ = {"KLING_RECEIVER__STORE__URL": self.store_url, **self.environ}
         self.process: subprocess.Popen[bytes] | None = None
         self.configure(config)
 
@@ -163,6 +171,8 @@ class Receiver:
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """Read rows of its store, read-only."""
+        if self.store_url is not None:
+            return read_rows(self.store_url, query, *values)
         path = self.folder / "var" / "receiver.db"
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
             add_unpack(connection)

@@ -1,0 +1,38 @@
+"""Reads rows of a store on PostgreSQL with statements that are written for SQLite."""
+
+import asyncio
+import re
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import asyncpg
+
+from receiver.store.packing import unpack
+
+_PACKED = re.compile(r"UNPACK\((\S+?)\)")
+_UNPACKED = "unpacked"
+
+
+async def fetch_rows(
+    connection: "asyncpg.Connection[asyncpg.Record]", statement: str, *values: object
+) -> list[tuple[Any, ...]]:
+    """Read rows with ``?`` for each value, and ``UNPACK`` for the JSON of an event or a push."""
+    text = _PACKED.sub(rf"\1 AS {_UNPACKED}", statement)
+    for number in range(1, text.count("?") + 1):
+        text = text.replace("?", f"${number}", 1)
+    rows = await connection.fetch(text, *values)
+    return [tuple(unpack(value) if name == _UNPACKED else value for name, value in row.items()) for row in rows]
+
+
+def read_rows(url: str, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    """Read rows from synchronous code, also while a loop runs."""
+
+    async def read() -> list[tuple[Any, ...]]:
+        connection = await asyncpg.connect(url)
+        try:
+            return await fetch_rows(connection, statement, *values)
+        finally:
+            await connection.close()
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, read()).result()
