@@ -1,8 +1,8 @@
 """Tests of the service on SQLite, run again on PostgreSQL: delivery, replay, batches, submits and stops.
 
 They are the same functions. The fixture gives each receiver a database instead of a file. Some are called with fewer
-kills than on SQLite: a process that was killed is replaced after some seconds, when its leases end. Kills under load are
-in ``chaos/test_nodes.py``.
+kills than on SQLite: a process that was killed is replaced after some seconds, when its leases end. Kills under load
+are in ``chaos/test_nodes.py``.
 """
 
 from pathlib import Path
