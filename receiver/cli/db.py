@@ -98,6 +98,7 @@ def restore(
     size = _format_size(path.stat().st_size)
     render.print_line(f"{path}: restored from {source}, {counted(tasks, 'task')}, {size}, checked")
     render.print_line(f"replaced store: {kept}" if kept else "There was no store before.")
+    _note_root(path)
     return OK
 
 
@@ -138,7 +139,18 @@ def copy(
         render.print_line(f"{table.name}: {counted(table.rows, 'row')}, the same in both, SHA-256 {table.digest[:16]}")
     url = _from_any_folder(to)
     render.print_line(f'{source} is unchanged. To use the copy, set [store] url = "{url}" and start the service.')
+    if to.startswith(SQLITE):
+        _note_root(Path(url.removeprefix(SQLITE)))
     return OK
+
+
+def _note_root(path: Path) -> None:
+    """Say that the store belongs to root: a service under another account could not open it."""
+    if path.stat().st_uid == 0:
+        render.notice(
+            f"{path} belongs to root, as its folder does. If the service runs under another account, "
+            f"give it both: chown ACCOUNT {path.parent} {path}*"
+        )
 
 
 def _from_any_folder(url: str) -> str:

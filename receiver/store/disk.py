@@ -6,6 +6,7 @@ import re
 import stat
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -121,6 +122,16 @@ def make_folder(folder: Path, *, mode: int) -> None:
     folder.mkdir(mode=mode, exist_ok=True)
     folder.chmod(mode | folder.stat().st_mode & stat.S_ISGID)  # the parent folder may pass its group on
     sync_folder(folder.parent)
+
+
+def give_to_owner_of(example: Path, path: Path) -> None:
+    """Give a file that root made the owner of *example*, so that the service's account can use it.
+
+    A symbolic link is not followed: the owner of the folder may have put it there.
+    """
+    owner = example.stat()
+    with suppress(PermissionError):
+        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def open_with_mode(path: Path, mode: int) -> BinaryIO:

@@ -8,7 +8,7 @@ from typing import Self
 
 from receiver.domain.errors import InvalidRequest, StoreError
 from receiver.store.copying import Row, Table
-from receiver.store.disk import make_folder, real_path, sync_file, sync_folder
+from receiver.store.disk import give_to_owner_of, make_folder, real_path, sync_file, sync_folder
 from receiver.store.sqlite.database import connect_reader, connect_writer, exclusive, locked, translate_error
 from receiver.store.sqlite.migrate import is_current, is_initialized, known_migrations, upgrade
 
@@ -115,6 +115,7 @@ class SqliteCopyTarget(SqliteCopySource):
         self._connection.execute("DROP TABLE copying")
         self._connection.execute("PRAGMA journal_mode = DELETE")
         self._connection.close()
+        give_to_owner_of(self._path.parent, self._unfinished)
         sync_file(self._unfinished)
         self._unfinished.rename(self._path)
         self._unfinished.with_name(f"{self._unfinished.name}.lock").unlink(missing_ok=True)

@@ -14,7 +14,7 @@ import aiosqlite
 import structlog
 
 from receiver.domain.errors import Conflict, ReceiverError, StoreBroken, StoreError, StoreLocked, StoreUnavailable
-from receiver.store.disk import is_space_used_up, make_folder, sync_folder
+from receiver.store.disk import give_to_owner_of, is_space_used_up, make_folder, sync_folder
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -67,7 +67,7 @@ def locked(path: Path) -> Iterator[None]:
     The file stays after the release: without it, two processes could lock two files of the same name.
     """
     beside = path.with_name(f"{path.name}.lock")
-    descriptor = os.open(beside, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = _open_lock(beside)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -83,6 +83,16 @@ def locked(path: Path) -> Iterator[None]:
         os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def _open_lock(path: Path) -> int:
+    """Open a lock file, or create it. If root creates it, it belongs to the owner of its folder."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)  # never through a symbolic link
+    except FileExistsError:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    give_to_owner_of(path.parent, path)
+    return descriptor
 
 
 def refuse_orphan_wal(path: Path) -> None:

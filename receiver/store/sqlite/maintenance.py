@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from receiver.domain.errors import InvalidRequest, StoreBroken, StoreError, StoreUnavailable
-from receiver.store.disk import real_path, sync_file, sync_folder
+from receiver.store.disk import give_to_owner_of, real_path, sync_file, sync_folder
 from receiver.store.sqlite.database import (
     connect_reader,
     is_foreign,
@@ -91,6 +91,7 @@ def backup(path: Path, target: Path) -> None:
         _remove_stale_copies(target.parent)
         with temporary_copy(target) as copy_path:
             copy_verified(path, copy_path)
+            give_to_owner_of(target.parent, copy_path)
             sync_file(copy_path)
             copy_path.rename(target)
             sync_folder(target.parent)

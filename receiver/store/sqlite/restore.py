@@ -1,12 +1,11 @@
 """Restores a backup: the verified copy replaces the store, and the replaced store is kept beside it."""
 
-import os
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
 from receiver.domain.errors import InvalidRequest, StoreUnavailable
-from receiver.store.disk import make_folder, real_path, sync_file, sync_folder
+from receiver.store.disk import give_to_owner_of, make_folder, real_path, sync_file, sync_folder
 from receiver.store.sqlite.database import locked, suspect_marker
 from receiver.store.sqlite.maintenance import copy_verified, temporary_copy
 
@@ -29,7 +28,7 @@ def restore(path: Path, backup: Path, *, now: datetime) -> Path | None:
         make_folder(path.parent, mode=0o700)
         with locked(path), temporary_copy(path) as copy:
             copy_verified(backup, copy)
-            _give_to_owner(copy, path if path.exists() else path.parent)
+            give_to_owner_of(path if path.exists() else path.parent, copy)
             sync_file(copy)
             was_there = path.exists()
             _set_aside(path, kept)
@@ -51,10 +50,3 @@ def _set_aside(path: Path, kept: Path) -> None:
         with suppress(FileNotFoundError):
             path.with_name(path.name + suffix).rename(kept.with_name(kept.name + suffix))
     suspect_marker(path).unlink(missing_ok=True)
-
-
-def _give_to_owner(copy: Path, former: Path) -> None:
-    """Make the owner of the former file the owner of the new one, if this account may do so."""
-    owner = former.stat()
-    with suppress(PermissionError):
-        os.chown(copy, owner.st_uid, owner.st_gid)
