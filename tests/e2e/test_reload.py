@@ -64,7 +64,7 @@ async def a_trusting_receiver(folder: Path, routes: str) -> AsyncIterator[Receiv
 
 
 @pytest.mark.soak("reloaded under load", minutes=6)
-@pytest.mark.timeout(120 + 5 * RELOADS)
+@pytest.mark.timeout(120 + 20 * RELOADS)
 async def test_reloads_under_load_refuse_lose_and_repeat_nothing(tmp_path: Path, record_counts: RecordCounts) -> None:
     async with a_sink(check_signatures=False) as sink, a_sink(check_signatures=False) as other:
         base = a_load_config(sink)

@@ -69,7 +69,7 @@ def created_counts(kling: Simulator) -> Counter[str]:
 
 
 @pytest.mark.soak("killed while jobs are submitted", minutes=10)
-@pytest.mark.timeout(120 + 10 * CRASHES)
+@pytest.mark.timeout(120 + 40 * CRASHES)
 async def test_each_job_is_created_once_through_kills(tmp_path: Path, record_counts: RecordCounts) -> None:
     seed = fresh_seed()
     rng = Random(seed)
