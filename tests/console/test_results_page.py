@@ -14,7 +14,7 @@ from playwright.async_api import Browser
 
 from receiver.kling.simulator.results import content
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 PAGE = "/console/results"
 SCRIPT = b"<!doctype html><script>document.title = 'ran'; fetch('/api/tasks')</script>"

@@ -12,7 +12,7 @@ from playwright.async_api import Browser
 
 from receiver.kling.simulator.results import content
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CONFIG = """
 [archive]
