@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from io import FileIO
 from pathlib import Path
-from typing import IO
 
 from receiver.delivery.senders.process_tree import Process, ProcessTree, orphans, run_marker, ticks_since_boot
 
@@ -97,7 +96,7 @@ def _signal(processes: Iterable[Process], number: signal.Signals) -> None:
 
 
 def _spawn(
-    command: Sequence[str], event: IO[bytes], output: IO[bytes], *, cwd: Path | None, env: Mapping[str, str]
+    command: Sequence[str], event: FileIO, output: FileIO, *, cwd: Path | None, env: Mapping[str, str]
 ) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(  # noqa: S603  # the operator's own command
         command, stdin=event, stdout=output, stderr=output, cwd=cwd, env=env, start_new_session=True
@@ -261,15 +260,17 @@ def _open_pidfd(process_id: int) -> int:
     return os.pidfd_open(process_id)
 
 
-def _memory_file(content: bytes) -> IO[bytes]:
-    """Make an unnamed file with *content*, positioned at its start."""
+def _memory_file(content: bytes) -> FileIO:
+    """Make an unnamed file with *content*, positioned at its start. Without a buffer, which would cost more than it."""
     if sys.platform == "linux":
-        file: IO[bytes] = os.fdopen(os.memfd_create("event", os.MFD_CLOEXEC), "w+b")
+        file = FileIO(os.memfd_create("event", os.MFD_CLOEXEC), "w+")
     else:
-        file = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
+        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # the caller closes it
     try:
-        file.write(content)
-        file.seek(0)  # writes all of the buffer; without a buffer, write() may write only a part
+        rest = memoryview(content)
+        while rest:
+            rest = rest[file.write(rest) :]
+        file.seek(0)
     except BaseException:
         file.close()
         raise

@@ -222,7 +222,7 @@ def _variables(request: DeliveryRequest) -> dict[str, str]:
     }
     if folder := _asset_dir(data):  # otherwise absent: an empty one would turn "$KLING_ASSET_DIR"/* into /*
         values["KLING_ASSET_DIR"] = folder
-    return {name: _UNSAFE.sub("", "" if value is None else str(value)) for name, value in values.items()}
+    return {name: "" if value is None else _UNSAFE.sub("", str(value)) for name, value in values.items()}
 
 
 def _trace_variable() -> dict[str, str]:
