@@ -55,13 +55,14 @@ async def test_an_agent_submits_a_task_once_and_follows_it_to_its_results(tmp_pa
             reported.append((progress, message or ""))
 
         tools = {tool.name: tool for tool in (await agent.list_tools()).tools}
-        call = {"endpoint": ENDPOINT, "body": JOB, "tags": {"project": "ads"}, "wait": True}
+        call = {"endpoint": ENDPOINT, "body": JOB, "label": "mine", "tags": {"project": "ads"}, "wait": True}
         first = await agent.call_tool("task_submit", call, progress_callback=record)
         again = await agent.call_tool("task_submit", call | {"body": dict(reversed(JOB.items())), "wait": False})
-        another = await agent.call_tool("task_submit", call | {"run": "2"})
+        another = await agent.call_tool("task_submit", call | {"run": "2", "label": "other"})
         read = await agent.call_tool("tasks_read", {"task": value(first)["id"]})
         listed = await agent.call_tool("tasks_read", {"tags": {"project": "ads"}})
         explained = await agent.call_tool("task_explain", {"task": value(first)["id"]})
+        labelled = await agent.call_tool("task_explain", {"task": "mine"})
         costs = await agent.call_tool("costs_read", {"by": "tag:project"})
 
         assert sorted(tools) == sorted(READS + WRITES)
@@ -75,7 +76,7 @@ async def test_an_agent_submits_a_task_once_and_follows_it_to_its_results(tmp_pa
         assert kling.counts["created"] == 2
         assert links(read) == links(first)
         assert len(value(listed)["items"]) == 2
-        assert value(explained)["task"]["id"] == value(first)["id"]
+        assert value(explained)["task"]["id"] == value(labelled)["task"]["id"] == value(first)["id"]
         assert value(costs)["items"][0]["name"] == "ads"
         assert receiver.token not in "".join(text(each) for each in (first, again, read, explained, costs))
         assert receiver.token not in (tmp_path / "mcp.log").read_text()
@@ -110,7 +111,8 @@ async def test_an_agent_cancels_replays_and_learns_what_it_did_wrong(tmp_path: P
             ("task_submit", {"endpoint": "images/none-such thing", "body": JOB}, "no asynchronous endpoint"),
             ("replay_write", {}, "Refusing to replay everything."),
             ("task_cancel", {}, "task"),
-            ("tasks_read", {"state": "canceled"}, "found 'canceled'"),
+            ("tasks_read", {"state": "stopped"}, "found 'stopped'"),
+            ("task_explain", {"task": "no-such-label"}, "There is no task 'no-such-label'"),
         ]
         for name, arguments, message in mistakes:
             wrong = await agent.call_tool(name, arguments)

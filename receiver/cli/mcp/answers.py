@@ -59,18 +59,25 @@ def _link(number: int, url: str, path: str | None) -> ResourceLink:
 
 
 def _shorten(value: Json) -> Json:
-    return {key: _shorten_value(inner) for key, inner in value.items()}
+    return {_without_surrogates(key): _shorten_value(inner) for key, inner in value.items()}
 
 
 def _shorten_value(value: object) -> object:
     match value:
         case str() if len(value) > MAX_STRING:
-            return f"{value[:MAX_STRING]}... ({len(value)} characters)"
+            return f"{_without_surrogates(value[:MAX_STRING])}... ({len(value)} characters)"
+        case str():
+            return _without_surrogates(value)
         case dict():
             return _shorten(value)
         case list():
             return list(_shorten_items(value))
     return value
+
+
+def _without_surrogates(text: str) -> str:
+    """Replace halves of surrogate pairs, which a body of Kling's may contain: the protocol is UTF-8."""
+    return text.encode(errors="replace").decode()
 
 
 def _shorten_items(values: Sequence[object]) -> Iterator[object]:

@@ -11,7 +11,9 @@ from pydantic import AwareDatetime, Field
 
 from receiver.cli.mcp.answers import answer, result_links
 from receiver.client import Client
-from receiver.domain.errors import ReceiverError
+from receiver.domain.errors import NotFound, ReceiverError
+
+_MAX_NAMED = 5  # tasks of one label that an error names
 
 Connect: TypeAlias = Callable[[], Client]
 
@@ -72,10 +74,22 @@ class ReadingTools:
             )
             return answer({"items": [each.raw for each in page.items], "next": page.next})
 
-    async def task_explain(self, task: TaskRef) -> CallToolResult:
+    async def task_explain(
+        self,
+        task: Annotated[str, Field(description="ID of the task: the service's, Kling's or external; or its label.")],
+    ) -> CallToolResult:
         """Explain a task: its request, each push and poll, each route's decision, each attempt, and what is next."""
         async with connection(self._connect) as client:
-            return answer(await client.get(f"/api/tasks/{quote(task, safe='')}/explain"))
+            try:
+                return answer(await client.get(f"/api/tasks/{quote(task, safe='')}/explain"))
+            except NotFound:
+                labelled = (await client.tasks(label=task, limit=_MAX_NAMED)).items
+                if not labelled:
+                    raise
+            if len(labelled) > 1:
+                ids = ", ".join(each.id for each in labelled)
+                raise ToolError(f"Several tasks have the label {task!r}: {ids}. Explain one of them by its ID.")
+            return answer(await client.get(f"/api/tasks/{labelled[0].id}/explain"))
 
     async def deliveries_read(
         self,

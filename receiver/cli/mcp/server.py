@@ -6,10 +6,12 @@ from typing import Any
 
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.stdio import stdio_server
 from mcp.types import CallToolResult, InputRequiredResult, ToolAnnotations
 
 from receiver import __version__
 from receiver.cli.mcp.reading import Connect, ReadingTools
+from receiver.cli.mcp.unreadable import ReadableMessages
 from receiver.cli.mcp.writing import WritingTools
 
 _INSTRUCTIONS = (
@@ -54,6 +56,12 @@ class ToolServer(MCPServer[Any]):
             if not read_only:
                 self.add_tool(tool, annotations=annotations)
         self._refused = frozenset(tool.__name__ for tool in writes) if read_only else frozenset()
+
+    async def run_stdio_async(self) -> None:
+        """Serve over stdin and stdout. Each message is answered, also one that cannot be read."""
+        async with stdio_server() as (messages, answers):
+            server = self._lowlevel_server
+            await server.run(ReadableMessages(messages, answers), answers, server.create_initialization_options())
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
