@@ -121,9 +121,16 @@ class LoadGenerator:
             raise AssertionError("The clients have ended.") from self._failure
 
     async def _run_client(self, stop: asyncio.Event) -> None:
-        pace, loop = self.client_count / self.per_second, asyncio.get_running_loop()
         token = {"authorization": f"Bearer {self.receiver.token}"}
         public, admin = _Client(self, self.receiver.public), _Client(self, self.receiver.admin, token)
+        try:
+            await self._post_tasks(public, admin, stop)
+        finally:
+            public.disconnect()
+            admin.disconnect()
+
+    async def _post_tasks(self, public: "_Client", admin: "_Client", stop: asyncio.Event) -> None:
+        pace, loop = self.client_count / self.per_second, asyncio.get_running_loop()
         next_at = loop.time()
         while not stop.is_set():
             number = next(self._numbers)
@@ -143,8 +150,6 @@ class LoadGenerator:
                 self.acknowledged.add((task, body))
                 next_at = max(next_at + pace, loop.time() - 1)
                 await asyncio.sleep(max(0.0, next_at - loop.time()))
-        public.disconnect()
-        admin.disconnect()
 
     def _body(self, status: str, number: int) -> bytes:
         if not self.file_server or status != "succeed":
