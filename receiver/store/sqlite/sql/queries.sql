@@ -137,11 +137,12 @@ FROM (
 
 -- name: slots_in_use
 -- Counts the slots that running tasks use, by slot key: all, and those of tasks that are not still submitting.
+-- Without the hint, SQLite sorts all running tasks by slot key, which takes twice as long.
 SELECT
     slot_key,
     SUM(weight) AS slots,
     SUM(CASE state WHEN 'submitting' THEN 0 ELSE weight END) AS confirmed
-FROM tasks
+FROM tasks INDEXED BY tasks_running
 WHERE state IN ('submitting', 'submitted', 'processing')
   AND slot_key <> ''
   AND state <> 'submitting' -- if confirmed_only
