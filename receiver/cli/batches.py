@@ -156,7 +156,7 @@ def wait(
 
 
 def _with_note(snapshots: Iterator[Batch]) -> Iterator[Batch]:
-    """Say once that the batch is open although its tasks have ended: it is never finished before it is closed."""
+    """Return the snapshots. Print once that the batch is open although its tasks have ended: it waits to be closed."""
     is_noted = False
     for batch in snapshots:
         if not is_noted and batch.finished_count == batch.tasks and (note := open_batches_note([batch])):

@@ -114,7 +114,7 @@ async def _run(jobs: Sequence[Job], progress: BulkProgress, options: BulkOptions
 
 
 async def _close_batches(client: Client, options: BulkOptions) -> None:
-    """Close the batches of the jobs, or say how to close those that stay open."""
+    """Close the batches of the jobs, or print how to close those that stay open."""
     if options.close_batches:
         for name in options.batches:
             await client.close_batch(name, why=BATCH_CLOSE_REASON)

@@ -145,7 +145,7 @@ def copy(
 
 
 def _note_root(path: Path) -> None:
-    """Say that the store belongs to root: a service under another account could not open it."""
+    """Print a note if the store belongs to root: a service under another account could not open it."""
     if path.stat().st_uid == 0:
         render.notice(
             f"{path} belongs to root, as its folder does. If the service runs under another account, "

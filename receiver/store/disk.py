@@ -125,7 +125,7 @@ def make_folder(folder: Path, *, mode: int) -> None:
 
 
 def give_to_owner_of(example: Path, path: Path) -> None:
-    """Give a file that root made the owner of *example*, so that the service's account can use it.
+    """Make the owner of *example* the owner of a file that root made, so that the service's account can use it.
 
     A symbolic link is not followed: the owner of the folder may have put it there.
     """
