@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "receiver").rglob("*.py"))
 SOURCES = [*MODULES, *sorted((ROOT / "tests").rglob("*.py"))]
 FOLDERS = """
-archive cli cli/demo cli/mcp client delivery delivery/senders docs docs/images docs/monitoring domain
+archive cli cli/demo cli/mcp client delivery delivery/senders docs docs/images docs/monitoring docs/postgresql domain
 domain/api_schema events kling kling/simulator net service service/doctor service/nodes settings store
 store/interfaces store/postgres store/postgres/sql store/postgres/sql/migrations store/sqlite
 store/sqlite/sql store/sqlite/sql/migrations submission tasks tracking web web/console web/console/pages
