@@ -25,7 +25,7 @@ _LABEL_EVERY = 10  # one of this many tasks has a label
 
 _CONNECTION_ERRORS = (OSError, asyncio.IncompleteReadError)
 _RETRY_SECONDS = 0.02  # delay before a client retries
-_ANSWER_SECONDS = 40.0  # a request without an answer then counts as failed; less than a wait for acknowledgements
+_ANSWER_SECONDS = 100.0  # a request without an answer then counts as failed; a start with held sockets may take long
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
