@@ -269,16 +269,16 @@ class NodesSimulation:
     async def _break_node(self, node: SimulatedNode, rng: Random) -> None:
         if rng.random() < 0.8:
             await self._wait_for_message(node, rng.randrange(_MAX_MESSAGES))
-        kind = rng.choices(["kill", "stop", "freeze", "cut off"], [3, 1, 3, 1])[0]
-        self.oracle.counts[f"faults: {kind}"] += 1
+        kind = rng.choices(["killed", "stopped", "frozen", "cut off"], [3, 1, 3, 1])[0]
+        self.oracle.counts[f"nodes {kind}"] += 1
         if kind == "cut off":
             await node.cut_off(rng.choice([0.0, 2.0, 20.0]))
             return
-        if kind == "freeze":
+        if kind == "frozen":
             self.oracle.on_node_stopped(node.name)
             await node.freeze(rng.choice(FREEZE_SECONDS))
             return
-        await (node.crash() if kind == "kill" else node.stop())
+        await (node.crash() if kind == "killed" else node.stop())
         self.oracle.on_node_stopped(node.name)
         await asyncio.sleep(rng.choice([0.0, 5.0, 30.0]) * rng.random())
         await node.start()
@@ -355,7 +355,6 @@ def slot_violations(simulation: NodesSimulation) -> Iterator[str]:
     used: Counter[str] = Counter()
     for at, _, key, weight in sorted(changes):
         used[key] += weight
-        simulation.oracle.counts[f"most {key} slots"] = max(simulation.oracle.counts[f"most {key} slots"], used[key])
         if used[key] > (limit := SLOTS[key.partition("/")[0]]):
             yield f"{at / _HOUR:.3f} h: {used[key]} slots of {key} are used, there are {limit}"
 
