@@ -3,7 +3,6 @@
 Each write is one function for a whole group of callers.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
@@ -65,8 +64,8 @@ class PostgresTaskStore:
 
     async def apply_all(self, calls: Sequence[ApplyCall]) -> Sequence[Change | BaseException | None]:
         """Return for each of *calls* what ``apply`` returns or raises."""
-        applied = (self.apply(call.ref, call.decide, with_pending=call.with_pending) for call in calls)
-        return await asyncio.gather(*applied, return_exceptions=True)
+        results = await self._writer.execute_all(APPLY, calls)
+        return [result.error if isinstance(result, ItemError) else result for result in results]
 
     def _remember_token(self, task: Task) -> None:
         if task.token_hash is not None:
