@@ -9,7 +9,6 @@ from typing import Self
 
 from receiver.archive.fetcher import ResultFile
 from receiver.archive.retry import ArchiveAlert, MissingResult
-from receiver.domain.counting import counted
 from receiver.domain.model import Asset, Event, Json
 from receiver.events.payload import result_urls, with_assets
 
@@ -74,7 +73,7 @@ def _asset_from_json(number: int, asset: Json) -> Asset:
 
 def alert_text(alert: ArchiveAlert, missing: Sequence[MissingResult], *, total: int, still_tried: bool) -> str:
     """Return an alert's message. *total* is the number of results of the event."""
-    what = f"{len(missing)} of {counted(total, 'result')}"
+    what = f"{len(missing)} of {total} results"
     are_local = all(result.path for result in missing)
     done = "copied to the object store" if are_local else "archived"
     match alert:

@@ -62,12 +62,17 @@ async def test_two_nodes_work_as_one_service(system: System) -> None:
 async def test_nodes_lists_every_node_with_its_duties(system: System) -> None:
     first = system.cluster.nodes[0]
 
-    listed = await first.run_cli_async("nodes", "--json")
+    async def listed() -> list[dict[str, Any]]:
+        return list(json.loads((await first.run_cli_async("nodes", "--json")).stdout)["items"])
+
+    async def all_duties_are_held() -> bool:  # one may be on its way from node to node
+        return sorted(duty for node in await listed() for duty in node["duties"]) == sorted(Duty)
+
+    await wait_until(all_duties_are_held)
     table = await first.run_cli_async("nodes")
 
-    nodes = json.loads(listed.stdout)["items"]
-    assert [(node["name"], node["state"]) for node in nodes] == [("node-1", "live"), ("node-2", "live")]
-    assert sorted(duty for node in nodes for duty in node["duties"]) == sorted(Duty)
+    nodes = [(node["name"], node["state"]) for node in await listed()]
+    assert nodes == [("node-1", "live"), ("node-2", "live")]
     assert "node-2" in table.stdout
 
 

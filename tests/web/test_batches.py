@@ -60,7 +60,7 @@ async def test_a_closed_batch_refuses_a_task_and_stores_nothing(web: WebApp) -> 
     known = await create(web, "spring", idempotency_key="k1")
 
     assert (closed.json()["state"], again.json()) == ("closed", closed.json())
-    assert (refused["code"], refused["detail"].startswith("Batch spring is closed: it has its 1 tasks.")) == (
+    assert (refused["code"], refused["detail"].startswith("Batch spring is closed: it has its 1 task.")) == (
         "conflict",
         True,
     )
