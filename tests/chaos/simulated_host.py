@@ -10,7 +10,7 @@ import contextlib
 import sqlite3
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ from receiver.service import bootstrap, listeners, stores, supervisor
 from receiver.service.reload import Reloader
 from receiver.service.systemd import SystemdNotifier
 from receiver.settings import Loaded, Settings
-from receiver.store.interfaces import Change, Decide, TaskRef
+from receiver.store.interfaces import ApplyCall, Change, Decide, TaskRef
 from receiver.store.sqlite import database, store, writer
 from receiver.store.sqlite.store import SqliteStore
 from receiver.store.sqlite.tasks import SqliteTaskStore
@@ -114,15 +114,6 @@ class SimulatedHost:
             async def open(cls, path: Path, **_: Any) -> Self:
                 host = HOST.get()
                 return await super().open(path, clock=host.clock, free=lambda _: host.free_bytes)
-
-        class ObservedTaskStore(SqliteTaskStore):
-            """The real task store; reports each committed task."""
-
-            async def apply(self, ref: TaskRef, decide: Decide, *, with_pending: bool = False) -> Change | None:
-                change = await super().apply(ref, decide, with_pending=with_pending)
-                if change is not None and change.task is not None:
-                    HOST.get().on_task_stored(change.task)
-                return change
 
         class ObservedHttpClient(HttpClient):
             """The real HTTP client, on the simulated network. Each attempt is watched while it is in flight."""
@@ -365,3 +356,23 @@ async def asgi_request(
     await app(scope, receive, send)
     names = {name.decode().lower(): value.decode() for name, value in said[0]["headers"]}
     return AsgiResponse(said[0]["status"], names, b"".join(message.get("body", b"") for message in said[1:]))
+
+
+class ObservedTaskStore(SqliteTaskStore):
+    """The real task store; reports each committed task."""
+
+    async def apply(self, ref: TaskRef, decide: Decide, *, with_pending: bool = False) -> Change | None:
+        change = await super().apply(ref, decide, with_pending=with_pending)
+        _observe(change)
+        return change
+
+    async def apply_all(self, calls: Sequence[ApplyCall]) -> Sequence[Change | BaseException | None]:
+        changes = await super().apply_all(calls)
+        for change in changes:
+            _observe(change)
+        return changes
+
+
+def _observe(change: Change | BaseException | None) -> None:
+    if isinstance(change, Change) and change.task is not None:
+        HOST.get().on_task_stored(change.task)

@@ -70,6 +70,7 @@ def test_the_sandbox_stops_its_processes_and_removes_its_folder() -> None:
         assert json.loads(lines.readline())["event"] == "simulator.started"
         (_, process) = stage._started[0]
 
+    lines.close()
     assert process.returncode == 0
     assert not stage.folder.exists()
 
