@@ -1,4 +1,8 @@
-"""`kling-receiver batches export`: lays the results of a batch down in a folder, with a manifest."""
+"""`kling-receiver batches export`: lays the results of a batch down in a folder, with a manifest.
+
+A folder may take the results of several batches, such as those of a batch and of what was retried of it. So each file
+belongs to a task: the manifest says which, and until it is written a plan does. Only a task's own files are kept.
+"""
 
 import asyncio
 import csv
@@ -6,6 +10,9 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+import msgspec
 
 from receiver import __version__
 from receiver.archive.fetcher import Fetcher, ResultFile
@@ -20,16 +27,23 @@ from receiver.net.http_client import HttpClient
 from receiver.net.ssrf_guard import OperatorGuard
 from receiver.settings.paths import probe
 
+Read = TypeVar("Read", list[Json], dict[str, str])
+
 _MANIFEST = ("file", "label", "task", "state", "endpoint", "url", "bytes", "message")
-_ARRIVING = ".arriving"
+_MANIFEST_FILE = "manifest.json"
+_ARRIVING, _PLAN = ".arriving", ".export.json"
 
 
 def export(tasks: Sequence[Task], folder: Path, output: ClientOptions) -> int:
     """Write the files of the tasks and both manifests into *folder*. Return 1 if a file could not be had."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        entries = asyncio.run(_export(tasks, folder))
-        _write_manifests(folder, entries)
+        earlier = _read(folder / _MANIFEST_FILE, list[Json])
+        planned = _plan(tasks, _Owners(folder, earlier))
+        entries = asyncio.run(_export(planned, folder))
+        now = {entry["task"] for entry in entries}
+        _write_manifests(folder, [entry for entry in earlier if entry["task"] not in now] + entries)
+        (folder / _PLAN).unlink()
     except OSError as exc:
         raise UsageError(
             f"Cannot write to {exc.filename or folder}: {exc.strerror}.", remedy="Name another folder with --to."
@@ -41,23 +55,72 @@ def export(tasks: Sequence[Task], folder: Path, output: ClientOptions) -> int:
     if output.json:
         render.print_json({"folder": str(folder), "items": entries})
     else:
-        render.print_line(f"{folder}: {counted(files, 'file')}, manifest.csv and manifest.json")
+        render.print_line(f"{folder}: {counted(files, 'file')}, manifest.csv and {_MANIFEST_FILE}")
     for entry in missing:
         render.notice(f"{entry['label'] or entry['task']}: {entry['message']}")
     return FAILED if missing else OK
 
 
-async def _export(tasks: Sequence[Task], folder: Path) -> list[Json]:
+class _Owners:
+    """Which task each file of a folder belongs to, by its name without suffix and in lower case."""
+
+    def __init__(self, folder: Path, manifest: Sequence[Json]) -> None:
+        self._plan = folder / _PLAN
+        self._files = {file.stem.lower() for file in folder.iterdir() if file.is_file()}
+        self._tasks = _read(self._plan, dict[str, str])
+        self._tasks |= {Path(entry["file"]).stem.lower(): entry["task"] for entry in manifest if entry["file"]}
+
+    def choose(self, name: str, task_id: str, *, count: int) -> Sequence[str]:
+        """Return the names of a task's files, with its ID if one is another task's or is not of an export."""
+        chosen = _numbered(name, count)
+        if any(self._is_foreign(each.lower(), task_id) for each in chosen):
+            chosen = _numbered(f"{name}-{task_id}", count)
+        self._tasks |= {each.lower(): task_id for each in chosen}
+        return chosen
+
+    def _is_foreign(self, name: str, task_id: str) -> bool:
+        return self._tasks.get(name, "" if name in self._files else task_id) != task_id
+
+    def save(self) -> None:
+        """Store whose file each will be, so that an export that is killed resumes."""
+        self._plan.write_text(json.dumps(self._tasks), "utf-8")
+
+
+def _numbered(name: str, count: int) -> Sequence[str]:
+    return [name] if count == 1 else [f"{name}-{number + 1}" for number in range(count)]
+
+
+def _plan(tasks: Sequence[Task], owners: _Owners) -> Sequence[tuple[Task, Sequence[tuple[str, str, Path | None]]]]:
+    """Return the files of each task: name without suffix, URL, and the archived file if there is one."""
+    planned = []
+    for task, name in zip(tasks, stems([(task.id, task.label) for task in tasks]), strict=True):
+        locations = list(_locations(task))
+        chosen = owners.choose(name, task.id, count=len(locations))
+        planned.append((task, [(stem, url, path) for stem, (url, path) in zip(chosen, locations, strict=True)]))
+    owners.save()
+    return planned
+
+
+def _read(path: Path, kind: type[Read]) -> Read:
+    """Return what an earlier export wrote, or nothing if there was none."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return kind()
+    except msgspec.MsgspecError as exc:
+        raise UsageError(
+            f"{path} is not of an earlier export.", remedy="Name another folder with --to, or remove the file."
+        ) from exc
+
+
+async def _export(planned: Sequence[tuple[Task, Sequence[tuple[str, str, Path | None]]]], folder: Path) -> list[Json]:
     http_client = HttpClient(user_agent=f"kling-receiver/{__version__}", guard=OperatorGuard())
     fetcher, entries = Fetcher(http_client), list[Json]()
-    names = stems([(task.id, task.label) for task in tasks])
     try:
-        for task, name in zip(tasks, names, strict=True):
-            locations = list(_locations(task))
-            for number, (url, path) in enumerate(locations):
-                stem = name if len(locations) == 1 else f"{name}-{number + 1}"
+        for task, files in planned:
+            for stem, url, path in files:
                 entries.append(_entry(task, url) | await _place(fetcher, folder, stem, url=url, path=path))
-            if not locations:
+            if not files:
                 entries.append(_entry(task, ""))
     finally:
         await http_client.aclose()
@@ -90,7 +153,7 @@ async def _place(fetcher: Fetcher, folder: Path, stem: str, *, url: str, path: P
 def _find_or_copy(folder: Path, stem: str, path: Path | None) -> Json | None:
     """Return the file that is there or was copied; None if it has to be downloaded."""
     for existing in folder.iterdir():
-        if existing.stem == stem and existing.is_file():
+        if existing.stem.lower() == stem.lower() and existing.is_file():
             return {"file": existing.name, "bytes": existing.stat().st_size}
     if path is None or not probe(path).is_file:
         return None
@@ -111,7 +174,7 @@ def _entry(task: Task, url: str) -> Json:
 
 def _write_manifests(folder: Path, entries: Sequence[Json]) -> None:
     ordered = [{name: entry[name] for name in _MANIFEST} for entry in entries]
-    (folder / "manifest.json").write_text(json.dumps(ordered, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    (folder / _MANIFEST_FILE).write_text(json.dumps(ordered, indent=2, ensure_ascii=False) + "\n", "utf-8")
     with (folder / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, _MANIFEST)
         writer.writeheader()
