@@ -118,6 +118,8 @@ def watch(
         output.connect(outage_tolerance=timedelta()) as client,  # an outage is shown, not waited for in silence
         closing(task_snapshots(client, task_filter)) as snapshots,
     ):
+        if batch is not None:
+            client.batch(batch)  # an unknown batch would show an empty list for ever
         if render.is_terminal() and not output.json:
             show_live(snapshots, TASK_COLUMNS)
         for snapshot in with_notices(snapshots):

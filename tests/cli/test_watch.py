@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from harness.fake_api import TOKEN, FakeService, Json, make_task
 
+from receiver.cli import main
 from receiver.cli.task_table import TaskFilter, TaskSnapshot, task_snapshots
 from receiver.client import SyncClient, event_signal
 from receiver.domain.errors import ReceiverError, RequestFailed
@@ -121,3 +123,17 @@ def test_a_service_that_does_not_answer_at_first_is_an_error(
 
     with pytest.raises(ReceiverError, match="The disk is full"):
         next(snapshots)
+
+
+def test_an_unknown_batch_is_an_error(
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_snapshots(*_: object) -> Iterator[TaskSnapshot]:
+        yield from ()
+
+    monkeypatch.setattr("receiver.cli.task_table.task_snapshots", no_snapshots)
+    service.answer("/api/batches/nix", {"code": "not_found", "detail": "There is no batch 'nix'."}, status=404)
+
+    assert main(["tasks", "watch", "--batch", "nix", "--config", str(config)]) == 1
+
+    assert "There is no batch 'nix'." in capsys.readouterr().err
