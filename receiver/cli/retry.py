@@ -72,9 +72,16 @@ def _retry_each(client: SyncClient, tasks: Sequence[Task], why: str, output: Cli
     for name in sorted(batches):  # made for these tasks alone; an open batch would never finish
         client.close_batch(name, why=BATCH_CLOSE_REASON)
     print_tasks(new, output)
-    earlier = sum(bool(task.raw.get("existing")) for task in new)
-    note = f" {earlier} of them already before." if earlier else ""
-    render.notice(f"{count_text(new)} submitted again.{note}")
+    _report(new)
     for each in refused:
         render.notice(each)
     return FAILED if refused else OK
+
+
+def _report(retried: Sequence[Task]) -> None:
+    """Print how many tasks are new, and how many an earlier retry submitted: a task is retried once."""
+    earlier = [task for task in retried if task.raw.get("existing")]
+    new = [task for task in retried if not task.raw.get("existing")]
+    said = f"{count_text(new)} submitted again." if new or not earlier else "Nothing was submitted."
+    note = f" {count_text(earlier)} had been submitted again earlier." if earlier else ""
+    render.notice(said + note)

@@ -37,7 +37,7 @@ async def test_the_failed_tasks_of_a_batch_become_new_tasks_once(tmp_path: Path)
         assert {task["batch"] for task in new} == {"spring-retry"}
         assert "2 tasks submitted again." in done.stderr
         assert [task["id"] for task in json.loads(again.stdout)["items"]] == [task["id"] for task in new]
-        assert "2 of them already before." in again.stderr
+        assert again.stderr == "Nothing was submitted. 2 tasks had been submitted again earlier.\n"
         closed = "SELECT count(*) FROM batches WHERE name = 'spring-retry' AND finished_at IS NOT NULL"
         await wait_until(lambda: receiver.rows(closed) == [(1,)])
         assert kling.counts["created"] == 5
