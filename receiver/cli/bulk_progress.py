@@ -18,10 +18,11 @@ _MAX_NAMED = 10
 _END_WORDS = {
     ListedState.SUCCEED: "succeeded",
     ListedState.FAILED: "failed",
-    ListedState.REJECTED: "were rejected",
-    ListedState.CANCELLED: "were cancelled",
+    ListedState.REJECTED: "rejected",
+    ListedState.CANCELLED: "cancelled",
     ListedState.EXPIRED: "expired",
 }
+_RETRIED = (ListedState.FAILED, ListedState.REJECTED)  # what `tasks retry --failed` selects
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,16 +82,25 @@ class BulkProgress:
         """Return a sentence with the number of new jobs, and of those that an earlier command submitted."""
         if not self.earlier:
             return f"{self.accepted} of {counted(self.total, 'job')} submitted."
-        counts = Counter(_END_WORDS.get(ListedState(task.state), "are running") for task in self.earlier)
+        counts = Counter(_earlier_text(task) for task in self.earlier)
         dates = sorted((task.raw.get("created_at") or "")[:10] for task in self.earlier)
-        parts = [f"{number} {words} earlier" for words, number in sorted(counts.items(), key=lambda each: -each[1])]
+        parts = [f"{number} {words}" for words, number in sorted(counts.items(), key=lambda each: -each[1])]
         parts[0] += f" ({dates[0]})" if dates[0] == dates[-1] else f" ({dates[0]} to {dates[-1]})"
-        ended = [task for task in self.earlier if task.state in FINAL_STATES]
-        hint = "; --new or `tasks retry --failed` to run them again" if ended else ""
         new = self.accepted - len(self.earlier)
         jobs = counted(self.total, "job")
         whole = jobs if self.accepted == self.total else f"{self.accepted} of {jobs}"
-        return f"{whole}: {new} new, {', '.join(parts)}{hint}."
+        return f"{whole}: {new} new, {', '.join(parts)}.{self._retry_hint()}"
+
+    def _retry_hint(self) -> str:
+        """Return how to run the failed tasks again, or an empty string. `--new` would charge for all jobs."""
+        failed = [task for task in self.earlier if task.state in _RETRIED]
+        if not failed:
+            return ""
+        named = sorted({task.batch for task in failed if task.batch is not None})
+        commands = [f"`tasks retry --failed --batch {name}`" for name in named[:_MAX_NAMED]]
+        if not all(task.batch for task in failed):
+            commands.append("`tasks retry ID`")
+        return f" To run the failed ones again: {', '.join(commands)}. To pay for all of them again: --new."
 
     def continuing(self) -> str:
         """Return a sentence with the tasks that continue without the command, or an empty string."""
@@ -100,6 +110,11 @@ class BulkProgress:
         more = f" and {len(running) - _MAX_NAMED} more" if len(running) > _MAX_NAMED else ""
         tasks = "1 task continues" if len(running) == 1 else f"{len(running)} tasks continue"
         return f"{tasks}: {', '.join(running[:_MAX_NAMED])}{more}. "
+
+
+def _earlier_text(task: Task) -> str:
+    end = _END_WORDS.get(ListedState(task.state))
+    return "still running" if end is None else f"{end} earlier"
 
 
 def print_results(results: Sequence[tuple[int, Task]], output: ClientOptions) -> None:

@@ -37,6 +37,38 @@ def test_a_file_submitted_before_is_not_counted_as_submitted(
     assert f"{JOBS}/{JOBS} submitted" not in said
 
 
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("succeed", "succeeded earlier (2026-11-22)."),
+        ("processing", "still running (2026-11-22)."),
+        ("cancelled", "cancelled earlier (2026-11-22)."),
+    ],
+)
+def test_a_repeated_file_without_failures_has_no_hint_to_run_it_again(
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str], state: str, words: str
+) -> None:
+    service.answer("/api/tasks", numbered_tasks(existing=True, state=state))
+
+    submit(config)
+
+    assert f"{JOBS} jobs: 0 new, {JOBS} {words}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("batch", "command"), [("spring", "`tasks retry --failed --batch spring`"), (None, "`tasks retry ID`")]
+)
+def test_a_repeated_file_with_failures_names_the_command_that_retries_them(
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str], batch: str | None, command: str
+) -> None:
+    service.answer("/api/tasks", numbered_tasks(existing=True, state="failed", batch=batch))
+
+    submit(config)
+
+    hint = f"To run the failed ones again: {command}. To pay for all of them again: --new."
+    assert f"{JOBS} failed earlier (2026-11-22). {hint}\n" in capsys.readouterr().err
+
+
 def test_new_jobs_are_counted_as_submitted(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

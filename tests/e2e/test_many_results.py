@@ -75,8 +75,8 @@ async def test_a_repeated_file_says_how_its_jobs_ended_earlier(tmp_path: Path) -
         assert "3 of 3 jobs submitted." in first.stderr
         today = receiver.rows("SELECT date(min(created_at) / 1000000, 'unixepoch') FROM tasks")[0][0]
         assert (
-            f"3 jobs: 0 new, 2 succeeded earlier ({today}), 1 failed earlier; "
-            "--new or `tasks retry --failed` to run them again." in again.stderr
+            f"3 jobs: 0 new, 2 succeeded earlier ({today}), 1 failed earlier. To run the failed ones again: "
+            "`tasks retry --failed --batch spring`. To pay for all of them again: --new." in again.stderr
         )
         assert "3 of 3 jobs submitted." in new.stderr
         assert kling.counts["created"] == 6
