@@ -37,6 +37,8 @@ def cancel(refs: Sequence[str], selection: TaskSelection, *, why: str, dry_run: 
         )
     with usage_errors(), output.connect() as client:
         tasks = [client.task(ref) for ref in refs] if refs else all_tasks(client, selection, [TaskState.QUEUED])
+        if not tasks:
+            return report_no_match(client, selection, "cancelled", output)
         if dry_run:
             queued = [task for task in tasks if task.state == TaskState.QUEUED]
             render.notice(f"{count_text(queued)} would be cancelled.")
@@ -67,6 +69,14 @@ def all_tasks(client: SyncClient, selection: TaskSelection, states: Sequence[str
         cursor = page.next
         if cursor is None:
             return tasks
+
+
+def report_no_match(client: SyncClient, selection: TaskSelection, verb: str, output: ClientOptions) -> int:
+    """Print that the selection has no task. Raises NotFound if its batch does not exist."""
+    if selection.batch is not None:
+        client.batch(selection.batch)
+    render.notice(f"No task matches; nothing was {verb}.")
+    return print_tasks((), output)
 
 
 def _cancel_each(client: SyncClient, tasks: Sequence[Task], why: str) -> tuple[list[Task], list[Task]]:

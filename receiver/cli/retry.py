@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from receiver.cli import FAILED, OK, render
-from receiver.cli.cancel import TaskSelection, all_tasks, count_text, print_tasks
+from receiver.cli.cancel import TaskSelection, all_tasks, count_text, print_tasks, report_no_match
 from receiver.cli.columns import TASK_COLUMNS
 from receiver.cli.job_file import BATCH_CLOSE_REASON
 from receiver.cli.options import ClientOptions, UsageError, usage_errors
@@ -31,7 +31,9 @@ def retry(
         )
     with usage_errors(), output.connect() as client:
         tasks = [client.task(ref) for ref in refs] if refs else _failed_tasks(client, selection)
-        if dry_run or not tasks:
+        if not tasks:
+            return report_no_match(client, selection, "submitted", output)
+        if dry_run:
             render.notice(f"{count_text(tasks)} would be submitted again.")
             return print_tasks(tasks, output)
         if not yes and not _is_confirmed(tasks):

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from cli.test_batches import make_batch
 from harness.fake_api import FakeService, make_task
 
 from receiver.cli import main
@@ -99,3 +100,31 @@ def test_cancel_takes_either_ids_or_filters(
     assert code == 2
     assert f"kling-receiver: {fault} Give either task ids, or --batch" in capsys.readouterr().err
     assert service.requests == []
+
+
+SELECTIONS = [
+    (("cancel",), "No task matches; nothing was cancelled.\n"),
+    (("retry", "--failed", "--yes"), "No task matches; nothing was submitted.\n"),
+]
+
+
+@pytest.mark.parametrize(("command", "said"), SELECTIONS)
+def test_a_selection_without_tasks_says_that_nothing_was_done(
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...], said: str
+) -> None:
+    service.answer("/api/tasks", {"items": [], "next": None})
+    service.answer("/api/batches/spring", make_batch())
+
+    assert main(["tasks", *command, "--batch", "spring", "--config", str(config)]) == 0
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(("command", "_said"), SELECTIONS)
+def test_a_selection_by_an_unknown_batch_is_an_error(
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...], _said: str
+) -> None:
+    service.answer("/api/tasks", {"items": [], "next": None})
+    service.answer("/api/batches/nix", {"code": "not_found", "detail": "There is no batch 'nix'."}, status=404)
+
+    assert main(["tasks", *command, "--batch", "nix", "--config", str(config)]) == 1
+    assert "There is no batch 'nix'." in capsys.readouterr().err
