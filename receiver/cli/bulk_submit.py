@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from time import perf_counter
 from typing import TypeAlias
 
@@ -20,7 +21,7 @@ from receiver.cli.options import ClientOptions
 from receiver.cli.task_table import format_duration
 from receiver.client import Client, Event
 from receiver.client.models import FINAL_STATES
-from receiver.domain.errors import ReceiverError
+from receiver.domain.errors import Conflict, InvalidRequest, NotFound, ReceiverError, RequestFailed
 from receiver.domain.listed_state import ListedState
 from receiver.domain.model import TaskState
 
@@ -71,8 +72,9 @@ def submit_all(jobs: Sequence[Job], options: BulkOptions) -> int:
         return INTERRUPTED
     except ReceiverError as exc:
         _print_results(jobs, progress, options)
+        hint = _error_hint(exc, progress, options)
         raise IncompleteSubmit(
-            f"{exc.message} {progress.summary()}", remedy=f"{exc.remedy or ''} {options.resume_hint}".strip()
+            f"{exc.message} {progress.summary()}", remedy=f"{exc.remedy or ''} {hint}".strip()
         ) from exc
     _print_results(jobs, progress, options)
     if not options.wait:
@@ -83,6 +85,23 @@ def submit_all(jobs: Sequence[Job], options: BulkOptions) -> int:
     done = progress.finished
     render.notice(f"{done[TaskState.SUCCEED]} succeeded, {_count_unsuccessful(done)} did not.")
     return FAILED if _count_unsuccessful(done) else OK
+
+
+def _error_hint(error: ReceiverError, progress: BulkProgress, options: BulkOptions) -> str:
+    """Return how to resume after an error, or an empty string if the same command would only repeat the error."""
+    if not _is_repeated(error):
+        return options.resume_hint
+    # Some jobs may be submitted: without the same keys they would be submitted and paid for twice.
+    return f"Correct the cause first. {options.resume_hint}" if progress.accepted or options.run else ""
+
+
+def _is_repeated(error: ReceiverError) -> bool:
+    """Return whether the service refuses the same request each time: any 4xx except 429."""
+    if isinstance(error, RequestFailed):
+        status = error.status or 0
+        is_client_error = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
+        return is_client_error and status != HTTPStatus.TOO_MANY_REQUESTS
+    return isinstance(error, (InvalidRequest, NotFound, Conflict))
 
 
 def _print_results(jobs: Sequence[Job], progress: BulkProgress, options: BulkOptions) -> None:

@@ -1,5 +1,6 @@
 """`kling-receiver submit`: submits one job or a file of jobs to Kling."""
 
+import re
 from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,6 +15,7 @@ from receiver.cli.options import CLIENT, ClientOptions, Label, Tags, UsageError,
 from receiver.cli.submit_body import NO_BODY, BodyOptions
 from receiver.cli.value_kinds import BATCH, DURATION, ENDPOINT, KEY, NUMBER
 from receiver.client import SyncClient, Task
+from receiver.domain.batches import BATCH_NAME_PATTERN, BATCH_NAME_RULE
 from receiver.domain.clock import SystemClock
 from receiver.domain.counting import counted
 from receiver.domain.listed_state import ListedState
@@ -21,6 +23,7 @@ from receiver.domain.model import Json
 from receiver.kling.endpoints import CATALOGUE, Endpoint, resolve
 
 _MAX_TEXT = 1000
+_MAX_SHOWN = 100  # characters of a refused value in a message
 _TYPO = 0.9  # similarity from which an unlisted path is probably a typo of a listed one
 
 EndpointPath: TypeAlias = Annotated[
@@ -173,6 +176,8 @@ def _print_estimate(path: str, body: Json, output: ClientOptions) -> int:
 def _batch_json(name: str | None, size: int | None) -> Json | None:
     if name is None and size is not None:
         raise UsageError("--batch-size needs a batch.", remedy="Name the batch with --batch.")
+    if name is not None and not re.fullmatch(BATCH_NAME_PATTERN, name):
+        raise UsageError(f"--batch must be {BATCH_NAME_RULE}; found {name[:_MAX_SHOWN]!r}.")
     return None if name is None else {"name": name, "size": size}
 
 

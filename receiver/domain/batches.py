@@ -8,6 +8,9 @@ from enum import StrEnum
 from receiver.domain.listed_state import ListedState
 from receiver.domain.model import Task
 
+BATCH_NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$"  # needs no quoting in a path
+BATCH_NAME_RULE = "at most 100 letters, digits or . _ : - and start with a letter or digit"
+
 
 class BatchState(StrEnum):
     """The state of a batch."""

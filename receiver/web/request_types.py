@@ -27,6 +27,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from receiver.domain.api_schema.json_object import Keywords
+from receiver.domain.batches import BATCH_NAME_PATTERN, BATCH_NAME_RULE
 from receiver.domain.costs import CostGrouping
 from receiver.domain.model import TaskState
 
@@ -201,8 +202,8 @@ Tags = Annotated[
 
 BatchName = Annotated[
     str,
-    Field(pattern="^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$"),  # needs no quoting in a path
-    expected("at most 100 letters, digits or . _ : - and start with a letter or digit"),
+    Field(pattern=BATCH_NAME_PATTERN),
+    expected(BATCH_NAME_RULE),
 ]
 ReachableState = Annotated[
     Literal[

@@ -101,3 +101,41 @@ def test_waiting_for_an_open_batch_says_once_that_it_is_open(
     assert main(["batches", "wait", "spring", "--config", str(config)]) == 0
 
     assert capsys.readouterr().err.count("`kling-receiver batches close spring`") == 1
+
+
+def test_the_name_of_the_batch_is_checked_before_the_first_job(
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert submit(config, "--batch", "bad name") == 2
+
+    said = capsys.readouterr().err
+    assert "--batch must be at most 100 letters, digits or . _ : - " in said
+    assert "found 'bad name'." in said
+    assert service.requests == []
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(400, "invalid_request"), (409, "conflict"), (403, "forbidden"), (429, "busy")]
+)
+def test_the_same_command_is_suggested_only_if_its_error_may_pass(
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str], status: int, code: str
+) -> None:
+    service.answer("/api/tasks", {"code": code, "detail": "Refused."}, status=status)
+
+    assert submit(config) == 1
+
+    said = capsys.readouterr().err
+    assert f"Refused. 0 of {JOBS} jobs submitted." in said
+    assert ("Run the same command again" in said) is (status == 429)
+
+
+def test_a_refused_new_run_keeps_its_key(
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.answer("/api/tasks", {"code": "conflict", "detail": "The batch is closed."}, status=409)
+
+    assert submit(config, "--new") == 1
+
+    assert "Correct the cause first. To resume, run the same command with --new --idempotency-key" in (
+        capsys.readouterr().err
+    )
