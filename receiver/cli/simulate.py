@@ -151,6 +151,9 @@ def simulate(
     options = {name: value for name, value in (asdict(account) | asdict(faults)).items() if value is not None}
     try:
         simulator.run(listen, observer=_print_event_json if json else _print_event, **options)
+    except simulator.InvalidOption as exc:
+        option = f"--{exc.name.replace('_', '-')}"
+        raise UsageError(f"{option} {exc.reason}.", remedy="See `kling-receiver simulate --help`.") from exc
     except ValueError as exc:
         raise UsageError(f"{exc}.", remedy="See `kling-receiver simulate --help`.") from exc
     except OSError as exc:

@@ -151,7 +151,16 @@ def test_another_program_on_the_port_is_recognized(
         (["listen", "--forward-to", "no-such-host.invalid"], "the host no-such-host.invalid is unknown"),
         (["listen", "--", "./nosuch"], "/nosuch is not an executable program"),
         (["listen", "--exec", "nosuch --fast"], "nosuch is not an executable program"),
-        (["simulate", "--drop", "often"], "drop"),
+        (["simulate", "--drop", "often"], "--drop must be written like next:2, 30%, 0.3 or always, not 'often'."),
+        (["simulate", "--fail", "next:many"], "--fail must be written like next:2, 30%, 0.3 or always, not"),
+        (
+            ["simulate", "--refuse", "9999:abc"],
+            "--refuse must be written like 1303, 1303:3 or 1302:20%, not '9999:abc'",
+        ),
+        (["simulate", "--refuse-queries", "busy"], "--refuse-queries must be written like 1303, 1303:3"),
+        (["simulate", "--delay-by", "soon"], "--delay-by must be a duration like 250ms, 5s or 10m, not 'soon'."),
+        (["simulate", "--slow-for", "soon"], "--slow-for must be a duration like"),
+        (["simulate", "--slots", "video"], "--slots must be written like video=3"),
     ],
 )
 def test_an_invalid_argument_is_a_usage_error(

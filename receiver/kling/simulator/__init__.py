@@ -26,9 +26,20 @@ callbacks. ``POST /_simulator/test-push {"url": ...}`` sends the test callback o
 """
 
 from receiver.kling.simulator.account import Simulator
-from receiver.kling.simulator.faults import FaultRate, Faults, InjectedError
+from receiver.kling.simulator.faults import FaultRate, Faults, InjectedError, InvalidOption
 from receiver.kling.simulator.observer import Observer
 from receiver.kling.simulator.options import Options
 from receiver.kling.simulator.server import make_app, run, serve
 
-__all__ = ["FaultRate", "Faults", "InjectedError", "Observer", "Options", "Simulator", "make_app", "run", "serve"]
+__all__ = [
+    "FaultRate",
+    "Faults",
+    "InjectedError",
+    "InvalidOption",
+    "Observer",
+    "Options",
+    "Simulator",
+    "make_app",
+    "run",
+    "serve",
+]

@@ -24,10 +24,10 @@ from receiver.kling.simulator.endpoints import (
     validate,
     with_series_amount,
 )
-from receiver.kling.simulator.faults import ActiveFaults, Faults, parse_duration, to_json
+from receiver.kling.simulator.faults import ActiveFaults, Faults, to_json
 from receiver.kling.simulator.ledgers import Ledgers
 from receiver.kling.simulator.observer import Observer, ignore
-from receiver.kling.simulator.options import Options
+from receiver.kling.simulator.options import Options, parse_option
 from receiver.kling.simulator.results import Results
 from receiver.kling.simulator.scheduler import Scheduler
 from receiver.kling.simulator.slots import Slots
@@ -176,7 +176,9 @@ class Simulator:
 
     def configure(self, changes: Mapping[str, object]) -> None:
         """Set faults or timing by name; an invalid one raises ValueError and changes nothing."""
-        timing: dict[str, Any] = {name: parse_duration(changes[name]) for name in _TIMING_OPTIONS if name in changes}
+        timing: dict[str, Any] = {
+            name: parse_option(name, changes[name]) for name in _TIMING_OPTIONS if name in changes
+        }
         faults = {name: value for name, value in changes.items() if name not in _TIMING_OPTIONS}
         self.active_faults.current = Faults.parse(faults, self.active_faults.current)
         self.options = replace(self.options, **timing)

@@ -9,6 +9,17 @@ from typing import Any
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
+_RATE_FORM = "must be written like next:2, 30%, 0.3 or always"
+_ERROR_FORM = "must be written like 1303, 1303:3 or 1302:20%"
+
+
+class InvalidOption(ValueError):
+    """A value of an option or a fault that cannot be used. ``name`` is the option, ``reason`` what is wrong."""
+
+    def __init__(self, name: str, reason: object) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name = name
+        self.reason = str(reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +45,10 @@ class FaultRate:
             case bool() | int() | float():
                 return cls(share=float(raw))
             case str():
-                return cls._parse_text(raw.strip().lower())
+                try:
+                    return cls._parse_text(raw.strip().lower())
+                except ValueError as exc:
+                    raise ValueError(f"{_RATE_FORM}, not {raw!r}") from exc
             case Mapping():
                 unknown = raw.keys() - {"share", "next", "on"}
                 if unknown:
@@ -93,13 +107,10 @@ class InjectedError:
             case int():
                 return cls(code=raw, rate=FaultRate(next=1))
             case str():
-                code, _, frequency = raw.partition(":")
-                rate = (
-                    FaultRate(next=int(frequency or 1))
-                    if frequency.isdigit() or not frequency
-                    else FaultRate.parse(frequency)
-                )
-                return cls(code=int(code), rate=rate)
+                try:
+                    return cls._parse_text(raw)
+                except ValueError as exc:
+                    raise ValueError(f"{_ERROR_FORM}, not {raw!r}") from exc
             case Mapping():
                 rest = {name: raw[name] for name in raw if name not in ("code", "created", "retry_after")}
                 after = raw.get("retry_after")
@@ -111,6 +122,13 @@ class InjectedError:
                 )
             case _:
                 raise ValueError(f"an error must be a code or an object with a code, not {raw!r}")
+
+    @classmethod
+    def _parse_text(cls, text: str) -> "InjectedError":
+        code, _, frequency = text.partition(":")
+        is_count = frequency.isdigit() or not frequency
+        rate = FaultRate(next=int(frequency or 1)) if is_count else FaultRate.parse(frequency)
+        return cls(code=int(code), rate=rate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +191,7 @@ class Faults:
             try:
                 changes[name] = _PARSERS[name](value)
             except (TypeError, KeyError, ValueError) as exc:
-                raise ValueError(f"{name}: {exc}") from exc
+                raise InvalidOption(name, exc) from exc
         return replace(base or NO_FAULTS, **changes)
 
 
@@ -221,7 +239,7 @@ def parse_duration(raw: object) -> timedelta:
         return raw
     read = _DURATION.fullmatch(str(raw).strip())
     if read is None:
-        raise ValueError(f'a duration must be written like "250ms" or "2s", or as a number of seconds, not {raw!r}')
+        raise ValueError(f"must be a duration like 250ms, 5s or 10m, not {raw!r}")
     return timedelta(seconds=float(read[1]) * _SECONDS[read[2]])
 
 

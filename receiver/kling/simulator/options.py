@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from receiver.kling.simulator.endpoints import Endpoints
-from receiver.kling.simulator.faults import NO_FAULTS, Faults, parse_duration
+from receiver.kling.simulator.faults import NO_FAULTS, Faults, InvalidOption, parse_duration
 from receiver.kling.simulator.slots import NO_PLAN, SlotPlan
 
 
@@ -58,9 +58,17 @@ class Options:
     def parse(cls, raw: Mapping[str, object]) -> "Options":
         """Parse options and faults by name, from a command line or a test; None means the default."""
         given = {name: value for name, value in raw.items() if value is not None}
-        options: dict[str, Any] = {name: _PARSERS[name](given[name]) for name in given if name in _PARSERS}
+        options: dict[str, Any] = {name: parse_option(name, given[name]) for name in given if name in _PARSERS}
         faults = Faults.parse({name: value for name, value in given.items() if name not in _PARSERS})
         return cls(**{"faults": faults} | options)
+
+
+def parse_option(name: str, value: object) -> object:
+    """Parse the value of an option. Raises InvalidOption, which names it."""
+    try:
+        return _PARSERS[name](value)
+    except ValueError as exc:
+        raise InvalidOption(name, exc) from exc
 
 
 def _parse_texts(raw: object) -> tuple[str, ...]:

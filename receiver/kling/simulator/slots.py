@@ -43,9 +43,9 @@ class SlotPlan:
             elif pack in _PACKS and bool(slash) == bool(model) and value.isascii() and value.isdigit():
                 limits[name] = int(value)
             else:
-                raise ValueError(f"slots must be written like video=3, video/kling-v2-1=1 or scope=pack, not {part!r}")
+                raise ValueError(f"must be written like video=3, video/kling-v2-1=1 or scope=pack, not {part!r}")
         if by_pack and any("/" in name for name in limits):
-            raise ValueError("slots of one model and scope=pack, which counts all models together, exclude each other")
+            raise ValueError("of one model and scope=pack, which counts all models together, exclude each other")
         return cls(limits=limits, by_pack=by_pack)
 
     def key(self, endpoint: Endpoint, body: Json) -> str:
