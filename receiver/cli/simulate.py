@@ -126,7 +126,17 @@ class Faults:
     )
 
 
-_ALLOW = 'allow = ["127.0.0.0/8"]  # its results are on this machine'
+CONFIGURATION = """\
+[public]
+url = "http://127.0.0.1:8700"       # without it, no callbacks: polls find the results
+
+[kling]
+base_url = "{url}"
+api_key = "any-key"                 # or the one of --api-key
+
+[network]
+allow = ["127.0.0.0/8"]             # results and callback URLs on this machine, for the archive and the gateway
+"""
 
 _DEFAULT_ACCOUNT = Account()
 _NO_FAULTS = Faults()
@@ -171,14 +181,8 @@ def _print_event(event: str, /, **fields: object) -> None:
         render.notice(
             "The configuration that leads to it, for config.toml, or a new kling-receiver.toml in this folder:"
         )
-        for line in (
-            "[kling]",
-            f'base_url = "{fields["url"]}"',
-            'api_key = "any"  # or the one of --api-key',
-            "[network]",
-            _ALLOW,
-        ):
-            render.notice(f"  {line}")
+        for line in CONFIGURATION.format(url=fields["url"]).splitlines():
+            render.notice(f"  {line}".rstrip())
 
 
 def _print_event_json(event: str, /, **fields: object) -> None:

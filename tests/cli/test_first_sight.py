@@ -1,8 +1,10 @@
 """What a person sees first: the state of routes and tasks, the start of the service, the simulator's configuration."""
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from harness.run_cli import clean_environment, run_cli
 from harness.running_service import a_config, a_kling, a_receiver
 
 from receiver.cli import main
+
+DOCS = Path(__file__).parents[2] / "receiver" / "docs"
 
 
 def test_a_healthy_route_is_ok(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,12 +66,26 @@ async def test_the_first_line_of_the_log_names_what_a_reader_needs(tmp_path: Pat
         assert first["gateway"] == f"{receiver.admin}/kling"
 
 
-def test_simulate_prints_the_configuration_that_leads_to_it() -> None:
+def test_simulate_prints_the_configuration_of_its_manual() -> None:
     command = [sys.executable, "-m", "receiver", "simulate", "--listen", f"127.0.0.1:{free_port()}"]
     with subprocess.Popen(command, env=clean_environment(), stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        said = [process.stderr.readline().strip() for _ in range(6)]
+        said = [process.stderr.readline().strip() for _ in range(10)]
         process.terminate()
 
-    assert said[1:3] == ["[kling]", f'base_url = "http://{command[-1]}"']
-    assert said[4] == "[network]"
+    printed = "\n".join(said[1:])
+    assert tomllib.loads(printed)["kling"]["base_url"] == f"http://{command[-1]}"
+    manual = (DOCS / "simulator.md").read_text()
+    assert printed.replace(command[-1], "127.0.0.1:8790") in manual
+
+
+def test_the_manual_of_the_simulator_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", "--help"]) == 0
+    options = set(re.findall(r"--[a-z][a-z-]+[a-z]", capsys.readouterr().out))
+
+    manual = (DOCS / "simulator.md").read_text()
+
+    elsewhere = {"--help", "--json", "--listen", "--version"}
+    assert [
+        name for name in sorted(options - elsewhere) if not name.startswith("--no-") and f"`{name}`" not in manual
+    ] == []
