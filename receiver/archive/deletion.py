@@ -149,7 +149,9 @@ def check_deletable(stored: StoredTask) -> None:
         remedy = _REMEDIES.get(task.state, _WAIT).format(id=task.id)
         raise Conflict(f"Task {task.id} is {task.state}. Only a task that has ended can be deleted.", remedy=remedy)
     if stored.is_batch_unfinished:
-        remedy = f"Close it and wait for its end: `kling-receiver batches close {task.batch}`."
+        wait = f"`kling-receiver batches wait {task.batch}`"
+        close = f"Close it, and wait for its end: `kling-receiver batches close {task.batch}`, then {wait}."
+        remedy = close if stored.is_batch_open else f"Wait for its end: {wait}."
         raise Conflict(f"Task {task.id} is in batch {task.batch}, which has not finished.", remedy=remedy)
     if stored.archiving:
         remedy = f"Wait until they are: `kling-receiver tasks wait {task.id}`."

@@ -11,10 +11,13 @@ from harness.factories import a_task, an_event
 from harness.waiting import wait_until
 
 from receiver.archive.deletion import TaskDeleter
+from receiver.domain.audit import AuditEntry
 from receiver.domain.errors import Conflict, FileNotStored, NotFound
 from receiver.domain.model import ArchiveState, Asset, TaskState
 from receiver.store.interfaces import ArchiveUpdate
 from receiver.store.sqlite.store import SqliteStore
+
+CLOSING = AuditEntry(at=FakeClock().now(), actor="anna", verb="batch.closed", subject="spring", reason="")
 
 Opened: TypeAlias = contextlib.AbstractAsyncContextManager[SqliteStore]
 
@@ -105,6 +108,19 @@ async def test_a_task_of_an_unfinished_batch_is_not_deleted(
             await deleter.preview("tsk_1", results=False)
 
         assert "batches close spring" in refused.value.remedy
+
+
+async def test_a_closed_batch_that_has_not_finished_only_needs_a_wait(store: Opened) -> None:
+    async with store as opened:
+        await opened.tasks.add(a_task(state=TaskState.SUCCEED, due_at=None, batch="spring"), b"{}")
+        await opened.tasks.add(a_task(id="tsk_2", kling_id="k2", batch="spring"), b"{}")
+        await opened.batches.close("spring", now=FakeClock().now(), action=CLOSING)
+        deleter = TaskDeleter(opened.deletions, objects=None, previews=Previews(), clock=FakeClock())
+
+        with pytest.raises(Conflict, match="in batch spring, which has not finished") as refused:
+            await deleter.preview("tsk_1", results=False)
+
+        assert refused.value.remedy == "Wait for its end: `kling-receiver batches wait spring`."
 
 
 async def test_a_task_with_results_on_their_way_is_not_deleted(store: Opened) -> None:

@@ -13,7 +13,7 @@ class StoredTask:
     """A task, and what is stored about it: numbers of rows, paths of archived files and URLs of archived objects.
 
     ``archiving`` counts its events whose results are still being archived. ``is_batch_unfinished`` says that its batch
-    still waits for tasks.
+    still waits for tasks, ``is_batch_open`` that it still accepts some.
     """
 
     task: Task
@@ -23,6 +23,7 @@ class StoredTask:
     pending_deliveries: int
     archiving: int
     is_batch_unfinished: bool
+    is_batch_open: bool
     files: Sequence[str] = ()
     objects: Sequence[str] = ()
 

@@ -59,6 +59,7 @@ def _stored(connection: sqlite3.Connection, task_id: str) -> StoredTask | None:
         task=task,
         **{name: counts[name] for name in ("pushes", "events", "deliveries", "pending_deliveries", "archiving")},
         is_batch_unfinished=bool(counts["is_batch_unfinished"]),
+        is_batch_open=bool(counts["is_batch_open"]),
         files=[row["path"] for row in assets if row["path"] is not None],
         objects=[row["storage"] for row in assets if row["storage"] is not None],
     )

@@ -9,7 +9,7 @@ FOR UPDATE -- if hold
 ;
 
 -- name: count_rows_of_task
--- Counts what is stored about a task, and says whether its batch is unfinished.
+-- Counts what is stored about a task, and says whether its batch is unfinished, and open.
 SELECT
     (SELECT COUNT(*) FROM pushes WHERE task_id = :task_id) AS pushes,
     (SELECT COUNT(*) FROM events WHERE task_id = :task_id) AS events,
@@ -27,7 +27,8 @@ SELECT
         WHERE events.task_id = :task_id
           AND deliveries.status = 'pending'
     ) AS pending_deliveries,
-    EXISTS (SELECT 1 FROM batches WHERE name = :batch AND finished_at IS NULL) AS is_batch_unfinished;
+    EXISTS (SELECT 1 FROM batches WHERE name = :batch AND finished_at IS NULL) AS is_batch_unfinished,
+    EXISTS (SELECT 1 FROM batches WHERE name = :batch AND closed_at IS NULL) AS is_batch_open;
 
 -- name: asset_places
 -- Lists where the archived results of a task are.

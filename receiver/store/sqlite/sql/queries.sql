@@ -1516,7 +1516,7 @@ WHERE kind NOT IN (
 );
 
 -- name: count_rows_of_task
--- Counts what is stored about a task, and says whether its batch is unfinished.
+-- Counts what is stored about a task, and says whether its batch is unfinished, and open.
 SELECT
     (SELECT COUNT(*) FROM pushes WHERE task_id = :task_id) AS pushes,
     (SELECT COUNT(*) FROM events WHERE task_id = :task_id) AS events,
@@ -1534,7 +1534,8 @@ SELECT
         WHERE events.task_id = :task_id
           AND deliveries.status = 'pending'
     ) AS pending_deliveries,
-    EXISTS (SELECT 1 FROM batches WHERE name = :batch AND finished_at IS NULL) AS is_batch_unfinished;
+    EXISTS (SELECT 1 FROM batches WHERE name = :batch AND finished_at IS NULL) AS is_batch_unfinished,
+    EXISTS (SELECT 1 FROM batches WHERE name = :batch AND closed_at IS NULL) AS is_batch_open;
 
 -- name: asset_places
 -- Lists where the archived results of a task are.
