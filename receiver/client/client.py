@@ -54,8 +54,9 @@ class Client:
         profile: str | None = None,
         outage_tolerance: timedelta = OUTAGE_TOLERANCE,
     ) -> None:
+        is_address_given = url is not None or token is not None
         url, token = discover(url, token, None if config is None else Path(config), profile)
-        self._transport = Transport(url, token, outage_tolerance=outage_tolerance)
+        self._transport = Transport(url, token, outage_tolerance=outage_tolerance, is_address_given=is_address_given)
         self._signals = EventSignals(self._transport.stream)
         self.url = self._transport.url
 

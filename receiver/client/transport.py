@@ -17,7 +17,7 @@ from receiver.client.http_connections import HttpConnections, NoAnswer, NotSent
 from receiver.client.models import parse_object, to_error
 from receiver.client.outage_timer import OutageTimer
 from receiver.client.watch import shorter
-from receiver.domain.errors import ReceiverError, RequestFailed, ServiceUnreachable
+from receiver.domain.errors import NotFound, ReceiverError, RequestFailed, ServiceUnreachable
 from receiver.domain.model import Json
 
 _CONNECT_SECONDS = 3.0
@@ -27,6 +27,13 @@ _SUCCESS = range(200, 300)
 _STREAM_TYPE = "text/event-stream"
 _ACTOR_HEADER = "kling-receiver-actor"  # the acting user, for the audit log
 
+_NO_SUCH_PATH = "Nothing is served at this path."
+_PUBLIC_LISTENER = (
+    "It is probably the public listener (port 8700). Commands need the admin listener (port 8701): check --url."
+)
+_CHECK_TOKEN = "Check --url and --token: the token must be the admin token of the service at this URL."  # noqa: S105
+_CHECK_URL = "Check --url: it must be the admin listener of a running service."
+
 Query: TypeAlias = Mapping[str, str | Sequence[str]]
 
 
@@ -34,10 +41,10 @@ class Transport:
     """Sends requests to the admin API at *url*.
 
     Once the service has responded, an outage of up to *outage_tolerance* is tolerated: requests are repeated if that
-    is safe.
+    is safe. *is_address_given* says that the caller named the URL or the token, so errors name these.
     """
 
-    def __init__(self, url: str, token: str, *, outage_tolerance: timedelta) -> None:
+    def __init__(self, url: str, token: str, *, outage_tolerance: timedelta, is_address_given: bool = False) -> None:
         if not (token.isascii() and token.isprintable()):
             raise RequestFailed(
                 "The admin token has line breaks, or characters other than printable ASCII.",
@@ -45,6 +52,7 @@ class Transport:
             )
         self.url = url.rstrip("/")
         self._outage_tolerance = outage_tolerance
+        self._is_address_given = is_address_given
         self._has_answered = False
         headers = {"authorization": f"Bearer {token}", _ACTOR_HEADER: current_user()}
         try:
@@ -134,7 +142,7 @@ class Transport:
             raise self._unreachable(exc) from exc
         self._has_answered = True
         if status not in _SUCCESS:
-            raise to_error(status, answer)
+            raise self._to_error(path, status, answer)
         return answer
 
     def outage_timer(self, limit: float | None = None) -> OutageTimer:
@@ -147,17 +155,28 @@ class Transport:
         try:
             async with self._http.stream(_target("/api/stream", query), seconds=_STREAM_IDLE_SECONDS) as (head, parts):
                 if head.status != HTTPStatus.OK or not head.headers.get("content-type", "").startswith(_STREAM_TYPE):
-                    raise to_error(head.status, b"".join([part async for part in parts]))
+                    raise self._to_error("/api/stream", head.status, b"".join([part async for part in parts]))
                 self._has_answered = True
                 yield read_events(parts)
         except (NotSent, NoAnswer) as exc:
             raise self._unreachable(exc) from exc
 
+    def _to_error(self, path: str, status: int, answer: bytes) -> ReceiverError:
+        error = to_error(status, answer)
+        if status == HTTPStatus.UNAUTHORIZED and self._is_address_given:
+            return RequestFailed("The service rejected the admin token.", remedy=_CHECK_TOKEN, status=status)
+        has_empty_name = "//" in path or path.endswith("/")
+        if isinstance(error, NotFound) and error.message == _NO_SUCH_PATH and not has_empty_name:
+            return NotFound(f"{self.url} does not serve this API.", remedy=_PUBLIC_LISTENER)
+        return error
+
     def _unreachable(self, exc: NotSent | NoAnswer) -> ServiceUnreachable:
         if isinstance(exc, NotSent):
             return ServiceUnreachable(
                 f"No service answers at {self.url}.",
-                remedy="Start it with `kling-receiver serve`, or pass its configuration with `--config`.",
+                remedy=_CHECK_URL
+                if self._is_address_given
+                else "Start it with `kling-receiver serve`, or pass its configuration with `--config`.",
             )
         return ServiceUnreachable(
             f"The service at {self.url} did not answer completely ({type(exc.__cause__).__name__}).",

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from harness.fake_api import FakeService, make_task
+from harness.fake_api import TOKEN, FakeService, make_task
+from harness.ports import free_port
 
 from receiver.cli import main, render
 
@@ -111,3 +112,32 @@ def test_a_second_terminal_needs_no_secret_of_a_route(
     assert main(["config", "check", "--config", str(config)]) == 0
     output = capsys.readouterr()
     assert "UNSET_HOOK_SECRET" in output.out + output.err
+
+
+def test_the_public_listener_is_recognized(capsys: pytest.CaptureFixture[str], service: FakeService) -> None:
+    problem = {"code": "not_found", "detail": "Nothing is served at this path."}
+    service.answer("/api/tasks", problem, status=404)
+
+    assert main(["tasks", "list", "--url", service.url, "--token", TOKEN]) == 1
+
+    assert capsys.readouterr().err == (
+        f"kling-receiver: {service.url} does not serve this API. It is probably the public listener (port 8700). "
+        "Commands need the admin listener (port 8701): check --url.\n"
+    )
+
+
+def test_a_wrong_token_of_an_option_is_named(service: FakeService, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tasks", "list", "--url", service.url, "--token", "another"]) == 1
+
+    err = capsys.readouterr().err
+    assert "Check --url and --token" in err
+    assert "--config" not in err
+
+
+def test_a_dead_host_of_an_option_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tasks", "list", "--url", url := f"http://127.0.0.1:{free_port()}", "--token", "any"]) == 1
+
+    assert capsys.readouterr().err == (
+        f"kling-receiver: No service answers at {url}. "
+        "Check --url: it must be the admin listener of a running service.\n"
+    )
