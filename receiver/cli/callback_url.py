@@ -6,8 +6,8 @@ from urllib.parse import quote
 from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
+from receiver.cli.endpoint_names import find_named_endpoint
 from receiver.cli.options import CLIENT, ClientOptions, Label, Tags, TaskRef, key_values, usage_errors
-from receiver.cli.submit import find_endpoint
 from receiver.cli.value_kinds import ENDPOINT
 
 callback_url = App(name="callback-url", help="Create or revoke a callback URL for a job submitted elsewhere.")
@@ -25,7 +25,7 @@ def make(
 ) -> int:
     """Create a callback URL for one job submitted elsewhere. It is shown only once."""
     if endpoint is not None:
-        find_endpoint(endpoint)  # raises if it is unknown or sends no callbacks
+        find_named_endpoint(endpoint)  # raises if it is unknown or sends no callbacks
     fields = {"endpoint": endpoint, "label": label, "tags": key_values("--tag", tag or [])}
     body = {name: value for name, value in fields.items() if value}
     with usage_errors(), output.connect() as client:

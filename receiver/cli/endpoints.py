@@ -5,8 +5,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from receiver.cli import OK, render
+from receiver.cli.endpoint_names import find_named_endpoint
 from receiver.cli.options import OUTPUT, OutputOptions
-from receiver.cli.submit import find_endpoint
 from receiver.cli.value_kinds import ENDPOINT
 from receiver.domain.model import Json
 from receiver.kling.endpoints import CATALOGUE
@@ -39,10 +39,11 @@ def endpoints(
     elif output.json:
         render.print_json(_describe(path))
     else:
-        render.details((column.title, column.value(_describe(path))) for column in _DETAIL_COLUMNS)
+        described = _describe(path)
+        render.details((column.title, column.value(described)) for column in _DETAIL_COLUMNS)
     return OK
 
 
 def _describe(path: str) -> Json:
     listed = CATALOGUE.get(path.strip("/").removeprefix("v1/"))
-    return (listed or find_endpoint(path)).describe()
+    return (listed or find_named_endpoint(path)).describe()

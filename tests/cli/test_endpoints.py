@@ -52,3 +52,13 @@ def test_endpoints_suggests_the_nearest_endpoint(capsys: Out) -> None:
     assert main(["endpoints", "images/generation/8672"]) == 2
 
     assert "Did you mean images/generations?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("path", "near"),
+    [("imags/foo", "images/..."), ("images/generatons", "images/generations"), ("image/foo", "images/...")],
+)
+def test_an_unlisted_path_that_looks_like_a_typo_gets_one_suggestion(capsys: Out, path: str, near: str) -> None:
+    assert main(["endpoints", path]) == 0
+
+    assert capsys.readouterr().err == f"{path} is not a listed endpoint. Did you mean {near}?\n"

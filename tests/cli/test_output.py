@@ -193,6 +193,17 @@ def test_a_callback_url_is_printed_alone(
     assert service.requests[0][2] == {"endpoint": "images/generations", "label": "mine", "tags": {"a": "b"}}
 
 
+def test_a_typo_in_the_endpoint_of_a_callback_url_is_named(
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = "https://hooks.example/callbacks/secret"
+    service.answer("/api/callback-urls", {"task": make_task(state="awaiting"), "callback_url": url}, status=201)
+
+    assert main(["callback-url", "--endpoint", "images/generatons", "--config", str(config)]) == 0
+
+    assert capsys.readouterr().err == ("images/generatons is not a listed endpoint. Did you mean images/generations?\n")
+
+
 def test_a_callback_url_that_leaked_is_revoked(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
