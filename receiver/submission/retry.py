@@ -24,7 +24,8 @@ def retry_request(task: Task, intent: bytes) -> SubmitRequest:
     """
     if task.state not in _RETRYABLE:
         raise Conflict(
-            f"Task {task.id} is {task.state}.", remedy="Only a failed, rejected or expired task can be retried."
+            f"Task {task.id} is {task.state}.",
+            remedy="Only a failed, rejected, cancelled or expired task can be retried.",
         )
     if task.endpoint is None or not intent:
         raise Conflict(

@@ -103,7 +103,7 @@ OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
     "/api/tasks/{ref}/retry": {
         "post": _post(
             "retryTask",
-            "Submit a failed, rejected or expired task again as a new task, with the tag `retry_of`; 409 for any other",
+            "Submit a failed, rejected, cancelled or expired task again as a new one, tagged `retry_of`; else 409",
             tasks.SubmittedTask,
             requests.ActionRequest,
             HTTPStatus.ACCEPTED,
