@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,11 +18,12 @@ from receiver.domain.errors import NotFound
 from receiver.domain.model import Json
 
 if TYPE_CHECKING:
-    from receiver.client import SyncClient
+    from receiver.client import SyncClient, Task
 
 _FIRST_SHOWN, _LAST_SHOWN = 2, 3  # attempts of one delivery that are shown; those between are summed up
 _MAX_BODY = 500
 _STATE_WIDTH = 10
+_MAX_REF = 64  # characters of an unknown ID in an error
 _MAX_NAMED = 5  # tasks of one label that an error names
 _UTC_TIME = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC")
 _TASK_FIELDS = (
@@ -68,14 +70,25 @@ def _fetch(client: "SyncClient", ref: str) -> Json:
     """Return the explanation of the task with that ID, else of the only task with that label."""
     try:
         return client.get(f"/api/tasks/{quote(ref, safe='')}/explain")
-    except NotFound:
-        labelled = client.tasks(label=ref, limit=_MAX_NAMED).items
-        if not labelled:
-            raise
-    if len(labelled) > 1:
-        ids = ", ".join(each.id for each in labelled)
-        raise UsageError(f"Several tasks have the label {ref!r}: {ids}.", remedy="Explain one of them by its ID.")
-    return client.get(f"/api/tasks/{labelled[0].id}/explain")
+    except NotFound as exc:
+        labelled = client.tasks(label=ref, limit=_MAX_NAMED)
+        if not labelled.items:
+            raise NotFound(
+                f"There is no task with the ID or label {ref[:_MAX_REF]!r}.",
+                remedy="Use the receiver's ID, Kling's ID, the external ID or the label. "
+                "To list them: `kling-receiver tasks list`.",
+            ) from exc
+    if len(labelled.items) > 1:
+        raise _several_tasks_error(ref, labelled.items, has_more=labelled.next is not None)
+    return client.get(f"/api/tasks/{labelled.items[0].id}/explain")
+
+
+def _several_tasks_error(label: str, labelled: "Sequence[Task]", *, has_more: bool) -> UsageError:
+    lines = [f"Several tasks have the label {label!r}. Explain one of them by its ID:"]
+    lines += [f"  {each.id}  {each.state}  created at {render.local_time(each.raw['created_at'])}" for each in labelled]
+    if has_more:
+        lines.append(f"  and more: `kling-receiver tasks list --label {shlex.quote(label)}`")
+    return UsageError("\n".join(lines))
 
 
 def _task_details(explanation: Json) -> list[tuple[str, object]]:

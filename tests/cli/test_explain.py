@@ -54,12 +54,17 @@ def test_a_label_names_its_only_task(service: FakeService, config: Path) -> None
 
 
 def test_a_label_of_several_tasks_is_an_error_that_names_them(service: FakeService, config: Path) -> None:
-    service.answer("/api/tasks", {"items": [make_task(), make_task(id="tsk_two")], "next": None})
+    service.answer("/api/tasks", {"items": [make_task(), make_task(id="tsk_two", state="failed")], "next": "more"})
 
     explained = run_cli("explain", "spring", "--config", config)
 
     assert explained.returncode == 2
-    assert "Several tasks have the label 'spring': tsk_one, tsk_two." in explained.stderr
+    assert (
+        "Several tasks have the label 'spring'. Explain one of them by its ID:\n"
+        "  tsk_one  processing  created at 2026-11-22T10:00:00.000Z\n"
+        "  tsk_two  failed  created at 2026-11-22T10:00:00.000Z\n"
+        "  and more: `kling-receiver tasks list --label spring`\n" in explained.stderr
+    )
 
 
 @pytest.mark.parametrize("ref", ["nothing", "tsk_none"])
@@ -69,4 +74,6 @@ def test_a_task_that_does_not_exist_is_still_an_error(service: FakeService, conf
     explained = run_cli("explain", ref, "--config", config)
 
     assert explained.returncode == 1
+    assert f"There is no task with the ID or label {ref!r}." in explained.stderr
+    assert "Use the receiver's ID, Kling's ID, the external ID or the label." in explained.stderr
     assert "`kling-receiver tasks list`" in explained.stderr
