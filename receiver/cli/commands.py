@@ -50,7 +50,12 @@ _COMMANDS = (
         TASKS,
         "List, wait for, watch, cancel and retry tasks, and sum their costs.",
     ),
-    ("receiver.cli.costs:costs", "costs", TASKS, "Compare Kling's ledgers with the stored costs."),
+    (
+        "receiver.cli.costs:costs",
+        "costs",
+        TASKS,
+        "Compare Kling's ledgers with the stored costs. To sum costs: tasks cost.",
+    ),
     ("receiver.cli.batches:batches", "batches", TASKS, "List, show, wait for, close and export batches of tasks."),
     ("receiver.cli.events:events", "events", EVENTS, "List and show events."),
     ("receiver.cli.alerts:alerts", "alerts", EVENTS, "List and acknowledge alerts."),

@@ -12,7 +12,7 @@ from receiver.cli.value_kinds import TIME
 from receiver.domain.counting import amount_text
 from receiver.domain.model import Json
 
-costs = App(name="costs", help="Compare Kling's ledgers with the stored costs.")
+costs = App(name="costs", help="Compare Kling's ledgers with the stored costs. To sum costs: tasks cost.")
 
 
 def _amounts(charges: Mapping[str, str] | None) -> str:

@@ -141,3 +141,9 @@ def test_a_dead_host_of_an_option_is_named(capsys: pytest.CaptureFixture[str]) -
         f"kling-receiver: No service answers at {url}. "
         "Check --url: it must be the admin listener of a running service.\n"
     )
+
+
+def test_the_help_of_costs_names_the_command_that_sums_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["costs", "--help"]) == 0
+
+    assert "tasks cost" in capsys.readouterr().out
