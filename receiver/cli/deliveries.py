@@ -1,6 +1,7 @@
 """`kling-receiver deliveries`: the deliveries, their attempts and the destinations' answers."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
 
 from cyclopts import App, Parameter
@@ -19,7 +20,11 @@ from receiver.cli.options import (
     usage_errors,
 )
 from receiver.cli.value_kinds import DELIVERY_STATUS, EVENT_ID, ROUTE, TASK_ID
-from receiver.domain.model import Json
+from receiver.domain.errors import ReceiverError
+from receiver.domain.model import HeldBy, Json
+
+if TYPE_CHECKING:
+    from receiver.client import SyncClient
 
 deliveries = App(name="deliveries", help="List, show and retry deliveries.")
 
@@ -105,6 +110,12 @@ def show(delivery: DeliveryId, /, *, output: ClientOptions = CLIENT) -> int:
     return OK
 
 
+_WHEN_SENT: Mapping[str | None, str] = {
+    HeldBy.FAILURES: "The delivery goes with the next probe, within a minute.",
+    HeldBy.OPERATOR: "The delivery waits until the route is released: `kling-receiver routes release {route}`.",
+}
+
+
 @deliveries.command
 def retry(
     delivery: DeliveryId,
@@ -119,11 +130,23 @@ def retry(
     """
     with not_found_hint("deliveries list"), output.connect() as client:
         retried = client.post(f"/api/deliveries/{quote(delivery, safe='')}/retry", {"why": why} if why else {})
+        held_by = None if output.json else _held_by(client, str(retried["route"]))
     if output.json:
         render.print_json(retried)
-    else:
-        render.details(_details(retried))
+        return OK
+    render.details(_details(retried))
+    if held_by in _WHEN_SENT:
+        render.notice(f"Route {retried['route']} is held. {_WHEN_SENT[held_by].format(route=retried['route'])}")
     return OK
+
+
+def _held_by(client: "SyncClient", name: str) -> str | None:
+    """Return what holds a route, if anything. A list that cannot be read says nothing: the retry was accepted."""
+    try:
+        routes = client.get("/api/routes")["items"]
+    except ReceiverError:
+        return None
+    return next((route.get("held_by") for route in routes if route["name"] == name), None)
 
 
 def _details(delivery: Json) -> list[tuple[str, object]]:

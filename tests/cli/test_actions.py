@@ -71,10 +71,34 @@ def test_a_delivery_is_retried(service: FakeService, config: Path, capsys: pytes
     code = main(["deliveries", "retry", "dlv_one", "--config", str(config)])
 
     assert code == 0
-    assert service.requests == [("POST", "/api/deliveries/dlv_one/retry", {})]
+    assert service.requests[0] == ("POST", "/api/deliveries/dlv_one/retry", {})
     lines = capsys.readouterr().out.splitlines()
     assert "id\tdlv_two" in lines
     assert "replay of\tdlv_one" in lines
+
+
+@pytest.mark.parametrize(
+    ("held_by", "note"),
+    [
+        (None, ""),
+        ("failures", "Route publish is held. The delivery goes with the next probe, within a minute.\n"),
+        (
+            "operator",
+            "Route publish is held. The delivery waits until the route is released: `kling-receiver routes rel",
+        ),
+    ],
+)
+def test_a_retry_on_a_held_route_says_when_it_is_sent(
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str], held_by: str | None, note: str
+) -> None:
+    service.answer("/api/deliveries/dlv_one/retry", make_delivery(status="pending", finished_at=None), status=202)
+    service.answer("/api/routes", {"items": [a_route(held_by=held_by)], "next": None})
+
+    assert main(["deliveries", "retry", "dlv_one", "--config", str(config)]) == 0
+
+    err = capsys.readouterr().err
+    assert err.startswith(note)
+    assert bool(err) is bool(note)
 
 
 def test_a_dry_run_only_shows_what_would_be_sent(
