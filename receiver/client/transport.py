@@ -31,7 +31,7 @@ _NO_SUCH_PATH = "Nothing is served at this path."
 _PUBLIC_LISTENER = (
     "It is probably the public listener (port 8700). Commands need the admin listener (port 8701): check --url."
 )
-_CHECK_TOKEN = "Check --url and --token: the token must be the admin token of the service at this URL."  # noqa: S105
+_CHECK_OPTIONS = "Check --url and --token: the token must be the admin token of the service at this URL."
 _CHECK_URL = "Check --url: it must be the admin listener of a running service."
 
 Query: TypeAlias = Mapping[str, str | Sequence[str]]
@@ -164,7 +164,7 @@ class Transport:
     def _to_error(self, path: str, status: int, answer: bytes) -> ReceiverError:
         error = to_error(status, answer)
         if status == HTTPStatus.UNAUTHORIZED and self._is_address_given:
-            return RequestFailed("The service rejected the admin token.", remedy=_CHECK_TOKEN, status=status)
+            return RequestFailed("The service rejected the admin token.", remedy=_CHECK_OPTIONS, status=status)
         has_empty_name = "//" in path or path.endswith("/")
         if isinstance(error, NotFound) and error.message == _NO_SUCH_PATH and not has_empty_name:
             return NotFound(f"{self.url} does not serve this API.", remedy=_PUBLIC_LISTENER)
