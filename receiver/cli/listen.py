@@ -259,7 +259,8 @@ def _build_routes(
     except ValidationError as exc:
         error = exc.errors(include_url=False, include_input=False)[0]
         option = next((_OPTIONS[step] for step in error["loc"] if step in _OPTIONS), "")
-        raise UsageError(f"{option}: {error.get('ctx', {}).get('error') or error['msg']}.") from exc
+        reason = str(error.get("ctx", {}).get("error") or error["msg"])
+        raise UsageError(f"{option}: {reason if reason.endswith('?') else f'{reason}.'}") from exc
 
 
 def _check_targets(routes: Sequence[RouteSettings]) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.options import CLIENT, ClientOptions, Label, Tags, key_values, usage_errors
+from receiver.cli.options import CLIENT, ClientOptions, Label, Tags, UsageError, key_values, usage_errors
 from receiver.cli.value_kinds import ENDPOINT, REACHED_STATE
 
 
@@ -26,8 +26,11 @@ def trigger(
 ) -> int:
     """Send a made-up task through the routes, as if Kling had reported it. It is marked as a test and never billed."""
     fields = {"state": state, "endpoint": endpoint, "label": label, "tags": key_values("--tag", tag or [])}
-    with usage_errors(), output.connect() as client:
-        task = client.post("/api/trigger", {name: value for name, value in fields.items() if value})
+    try:
+        with usage_errors(), output.connect() as client:
+            task = client.post("/api/trigger", {name: value for name, value in fields.items() if value})
+    except UsageError as exc:  # the state is an argument, not an option
+        raise UsageError(exc.message.replace("--state", "STATE"), remedy=exc.remedy) from exc
     if output.json:
         render.print_json(task)
         return OK

@@ -151,6 +151,7 @@ def test_another_program_on_the_port_is_recognized(
         (["listen", "--forward-to", "no-such-host.invalid"], "the host no-such-host.invalid is unknown"),
         (["listen", "--", "./nosuch"], "/nosuch is not an executable program"),
         (["listen", "--exec", "nosuch --fast"], "nosuch is not an executable program"),
+        (["listen", "--on", "succes", "--", "true"], '--on: "succes" is not an event kind; did you mean "succeed"?\n'),
         (["simulate", "--drop", "often"], "--drop must be written like next:2, 30%, 0.3 or always, not 'often'."),
         (["simulate", "--fail", "next:many"], "--fail must be written like next:2, 30%, 0.3 or always, not"),
         (

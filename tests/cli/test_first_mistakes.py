@@ -147,3 +147,14 @@ def test_the_help_of_costs_names_the_command_that_sums_them(capsys: pytest.Captu
     assert main(["costs", "--help"]) == 0
 
     assert "tasks cost" in capsys.readouterr().out
+
+
+def test_a_wrong_state_of_a_trigger_is_named_as_an_argument(
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    detail = "'state' must be one of: failed, succeed; found 'sucess'."
+    service.answer("/api/trigger", {"code": "invalid_request", "detail": detail}, status=400)
+
+    assert error_of(config, capsys, "trigger", "sucess").startswith(
+        "kling-receiver: STATE must be one of: failed, succeed; found 'sucess'."
+    )
