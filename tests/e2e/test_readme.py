@@ -150,7 +150,7 @@ async def test_the_sync_example_gets_each_success(tmp_path: Path) -> None:
                 stderr=out,
             )
         try:
-            while not written_to.read_text():  # it gets events only after it has connected
+            while "\n" not in written_to.read_text():  # it gets events only after it has connected
                 submitted.append((await client.submit("images/multi-image2image", JOB)).id)
                 await client.wait(submitted[-1])
         finally:
