@@ -24,7 +24,7 @@ def retry_request(task: Task, intent: bytes) -> SubmitRequest:
     """
     if task.state not in _RETRYABLE:
         raise Conflict(
-            f"Task {task.id} is {task.state}.",
+            f"The state of task {task.id} is {task.state.value!r}.",
             remedy="Only a failed, rejected, cancelled or expired task can be retried.",
         )
     if task.endpoint is None or not intent:
