@@ -4,7 +4,9 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.cluster import Cluster, a_cluster
 from harness.load import LoadGenerator, LoadReport, a_load_config
@@ -17,6 +19,41 @@ LIMIT_SECONDS = 10.0
 
 NEARLY = 0.6
 """The share of the rate before a fault that counts as the full rate: on a busy machine the rate varies."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovery:
+    """What followed faults: the ``rate`` before them, and the ``seconds`` after each until it was back."""
+
+    rate: float
+    seconds: Sequence[float]
+    report: LoadReport
+    dead_nodes: Sequence[str]
+
+    def counts(self) -> dict[str, Any]:
+        """Return the counts for the report of a soak."""
+        return {
+            "faults": len(self.seconds),
+            "callbacks_acknowledged": self.report.acknowledged,
+            "of_them_lost": self.report.lost,
+            "of_them_undelivered": self.report.undelivered,
+            "sent_again_after_a_fault": self.report.duplicates_within_run,
+            "deliveries_a_second_before": round(self.rate),
+            "seconds_until_that_rate_at_most": max(self.seconds),
+        }
+
+    def failures(self) -> list[str]:
+        """Return what no fault may cause: a loss, a late recovery, a dead node."""
+        losses = {
+            "lost": self.report.lost,
+            "undelivered": self.report.undelivered,
+            "unknown": self.report.unknown,
+        }
+        return [
+            *(f"{count} {what}" for what, count in losses.items() if count),
+            *(f"the rate was back after {each} s" for each in self.seconds if each >= LIMIT_SECONDS),
+            *(f"{name} is dead" for name in self.dead_nodes),
+        ]
 
 
 class Chaos:
@@ -51,10 +88,15 @@ class Chaos:
             assert time.monotonic() - began < 3 * LIMIT_SECONDS, "the rate is not back"
         return round(time.monotonic() - began, 1)
 
-    async def is_elsewhere(self, duty: str, name: str) -> bool:
-        """Return whether another node than *name* does a duty."""
-        holder = await self.cluster.holder(duty)
-        return holder is not None and holder.folder.name != name
+    async def recover_from(self, faults: Sequence[Callable[[], Awaitable[None]]]) -> Recovery:
+        """Cause one fault after another, and wait after each until the rate of deliveries is back."""
+        rate = await self.rate(4)
+        seconds = []
+        for cause in faults:
+            await cause()
+            seconds.append(await self.seconds_until_rate(rate * NEARLY))
+        report = await self.report()
+        return Recovery(rate=rate, seconds=seconds, report=report, dead_nodes=self.cluster.dead_nodes())
 
 
 @asynccontextmanager

@@ -46,22 +46,6 @@ async def an_archiving_cluster(folder: Path, url: str) -> AsyncIterator[tuple[Cl
             yield cluster, sink
 
 
-async def kill_holder(cluster: Cluster, duty: str) -> float:
-    """Kill the node that does a duty, and start it again. Return after how many seconds another one did it."""
-    killed = await cluster.wait_for_holder(duty)
-    killed.kill()
-    began = time.monotonic()
-
-    async def is_replaced() -> bool:
-        return await cluster.holder(duty) not in (None, killed)
-
-    await wait_until(is_replaced, seconds=30, interval=0.05)
-    took = time.monotonic() - began
-    cluster.restart(killed)
-    await killed.wait_until_ready()
-    return round(took, 1)
-
-
 async def submit_batch(cluster: Cluster, name: str) -> None:
     """Submit the tasks of a batch through the balancer."""
     job = {"endpoint": ENDPOINT, "body": JOB, "batch": {"name": name, "size": BATCH}}
@@ -94,7 +78,9 @@ async def test_killed_nodes_that_archive_and_report_are_replaced(
     async with an_archiving_cluster(tmp_path, postgres_url) as (cluster, sink):
         for number, name in enumerate(names):
             await submit_batch(cluster, name)
-            takeovers.append(await kill_holder(cluster, ("archiving", "housekeeping")[number % 2]))
+            takeover = await cluster.kill_holder(("archiving", "housekeeping")[number % 2])
+            takeovers.append(takeover.seconds)
+            await takeover.node.wait_until_ready()
 
         def is_done() -> bool:
             return len(sink.received) >= len(names) * (BATCH + 1)

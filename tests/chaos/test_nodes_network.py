@@ -7,10 +7,11 @@ that no process waits for any more. ``NETWORK_FAULTS`` is the number of rounds.
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
-from chaos.nodes_under_load import LIMIT_SECONDS, NEARLY, under_load
+from chaos.nodes_under_load import under_load
 from chaos.parameters import env_int
 from harness.postgres import PASSWORD, PostgresServer
 from harness.soak_report import RecordCounts
@@ -65,7 +66,6 @@ KINDS = (cut_all, stall_all, stall_one)
 async def test_cut_and_stalled_connections_lose_nothing_and_need_no_restart(
     tmp_path: Path, postgres: PostgresServer, postgres_database: str, record_counts: RecordCounts
 ) -> None:
-    recoveries: list[float] = []
     async with proxies_of_nodes(postgres.port) as proxies:
         environs = [
             {
@@ -76,24 +76,8 @@ async def test_cut_and_stalled_connections_lose_nothing_and_need_no_restart(
             for proxy in proxies
         ]
         async with under_load(tmp_path, postgres.url(postgres_database), environs=environs) as chaos:
-            processes = [node.process for node in chaos.cluster.nodes]
-            full = await chaos.rate(4)
-            for number in range(FAULTS):
-                await KINDS[number % len(KINDS)](proxies, number)
-                recoveries.append(await chaos.seconds_until_rate(full * NEARLY))
-            report = await chaos.report()
-            are_alive = [process is not None and process.poll() is None for process in processes]
+            faults = [partial(KINDS[number % len(KINDS)], proxies, number) for number in range(FAULTS)]
+            recovery = await chaos.recover_from(faults)
 
-    record_counts(
-        faults=FAULTS,
-        seconds_of_each_stall=STALL_SECONDS,
-        callbacks_acknowledged=report.acknowledged,
-        of_them_lost=report.lost,
-        of_them_undelivered=report.undelivered,
-        sent_again_after_a_fault=report.duplicates_within_run,
-        deliveries_a_second_before=round(full),
-        seconds_until_that_rate_at_most=max(recoveries),
-    )
-    assert (report.lost, report.undelivered, report.unknown) == (0, 0, 0)
-    assert max(recoveries) < LIMIT_SECONDS
-    assert all(are_alive)
+    record_counts(seconds_of_each_stall=STALL_SECONDS, **recovery.counts())
+    assert recovery.failures() == []

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,20 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         pass
     finally:
         writer.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Takeover:
+    """A node that was ended, and when another node did its duty. Both times are of the monotonic clock."""
+
+    node: Receiver
+    ended_at: float
+    taken_at: float
+
+    @property
+    def seconds(self) -> float:
+        """How long no node did the duty."""
+        return round(self.taken_at - self.ended_at, 1)
 
 
 class Cluster:
@@ -161,6 +177,28 @@ class Cluster:
 
         await wait_until(is_held, seconds=30, interval=0.05)
         return found[0]
+
+    async def kill_holder(self, duty: str) -> Takeover:
+        """Kill the node that does a duty, and start it again once another node does it."""
+        killed = await self.wait_for_holder(duty)
+        killed.kill()
+        takeover = await self.wait_for_takeover(duty, killed)
+        self.restart(killed)
+        return takeover
+
+    async def wait_for_takeover(self, duty: str, node: Receiver) -> Takeover:
+        """Wait until another node does the duty of a node that has just been killed or stopped."""
+        ended_at = time.monotonic()
+
+        async def is_replaced() -> bool:
+            return await self.holder(duty) not in (None, node)
+
+        await wait_until(is_replaced, seconds=30, interval=0.05)
+        return Takeover(node=node, ended_at=ended_at, taken_at=time.monotonic())
+
+    def dead_nodes(self) -> list[str]:
+        """Return the names of the nodes whose process does not run."""
+        return [node.folder.name for node in self.nodes if node.process is None or node.process.poll() is not None]
 
     async def _has_all_duties(self) -> bool:
         rows = await self.fetch("SELECT count(*) FROM leases WHERE until > micros_now()")
