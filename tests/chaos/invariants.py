@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -32,6 +32,11 @@ class Simulation(Protocol):
     def destinations(self) -> Mapping[str, Destination]:
         """The destinations by name."""
         ...
+
+
+def assert_found(finding: str, runs: Iterable[Sequence[str]]) -> None:
+    """Fail unless one of some runs has a violation with the words of *finding*. Later runs are not started."""
+    assert any(finding in violation for run in runs for violation in run), f"no violation {finding!r} in any run"
 
 
 def violations(simulation: Simulation) -> list[str]:

@@ -11,7 +11,7 @@ import sqlite3
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
 from itertools import count
@@ -65,10 +65,10 @@ class SimulatedHost:
     clock: VirtualClock
     rng: Random
     resolve: Resolve
-    watch_attempt: Callable[[Mapping[str, str]], AbstractContextManager[None]]
     report: Callable[[str], None]
-    on_task_stored: Callable[[Task], None]
-    newest_stored_id: Callable[[], str]
+    watch_attempt: Callable[[Mapping[str, str]], AbstractContextManager[None]] = lambda _headers: nullcontext()
+    on_task_stored: Callable[[Task], None] = lambda _task: None
+    newest_stored_id: Callable[[], str] = lambda: ""
     on_request: Callable[[str, str], None] = lambda _method, _url: None
     start_errors: tuple[type[Exception], ...] = ()
     free_bytes: int = 1 << 40

@@ -2,7 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager
 from contextvars import Context
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -20,6 +21,16 @@ _REBINDING_RATE = 0.1
 def spawn_detached(work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
     """Start a task of the outside world: it continues when the service that caused it is dead."""
     return asyncio.get_running_loop().create_task(work, context=Context())
+
+
+@asynccontextmanager
+async def running_detached(activities: Iterable[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    """Run activities of the outside world. They are cancelled at the end."""
+    tasks = [spawn_detached(each) for each in activities]
+    yield
+    for each in tasks:
+        each.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @dataclass(slots=True)

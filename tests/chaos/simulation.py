@@ -20,7 +20,13 @@ from chaos.oracle import CLIENT, SECRET, Oracle
 from chaos.simulated_connection import Handler
 from chaos.simulated_host import SimulatedHost
 from chaos.simulated_kling import SimulatedKling, SimulatedTask
-from chaos.simulated_network import NetworkConditions, SimulatedNetwork, repeat_randomly, spawn_detached
+from chaos.simulated_network import (
+    NetworkConditions,
+    SimulatedNetwork,
+    repeat_randomly,
+    running_detached,
+    spawn_detached,
+)
 from chaos.simulated_operator import Operator
 from chaos.virtual_time import VirtualClock, VirtualLoop
 
@@ -143,14 +149,11 @@ class Simulation:
         """Run with all faults for this long, then without faults until everything has finished, then stop."""
         await self.host.start()
         restarting = spawn_detached(self._restart_randomly(self._new_rng()))
-        activities = [spawn_detached(each) for each in self._activities()]
-        await asyncio.sleep(hours * _HOUR)
-        self._is_finished.set()
-        self._interrupt.set()
-        await restarting
-        for each in activities:
-            each.cancel()
-        await asyncio.gather(*activities, return_exceptions=True)
+        async with running_detached(self._activities()):
+            await asyncio.sleep(hours * _HOUR)
+            self._is_finished.set()
+            self._interrupt.set()
+            await restarting
         self._stop_faults()
         if until_settled:
             await asyncio.sleep(24 * _HOUR * (_SETTLE_DAYS_AFTER_JUMPS if self.jumps else _SETTLE_DAYS))

@@ -21,7 +21,7 @@ from chaos.clients import TOKEN, Clients
 from chaos.oracle import CLIENT, SECRET, Oracle
 from chaos.simulated_database import DatabaseLoop, Rows
 from chaos.simulated_kling import SimulatedKling, SimulatedTask
-from chaos.simulated_network import SimulatedNetwork, repeat_randomly, spawn_detached
+from chaos.simulated_network import SimulatedNetwork, repeat_randomly, running_detached, spawn_detached
 from chaos.simulated_nodes import START_ERRORS, SimulatedCluster, SimulatedNode, node_clock
 from chaos.simulated_operator import Operator
 from chaos.simulation import ADDRESSES, ROUTE_EVENTS, Destination, handler_for
@@ -196,8 +196,6 @@ class NodesSimulation:
             resolve=self.network.resolve,
             watch_attempt=partial(oracle.watch_node_attempt, name),
             report=oracle.report,
-            on_task_stored=lambda _: None,
-            newest_stored_id=lambda: "",
             on_request=partial(oracle.watch_request, name),
             start_errors=START_ERRORS,
         )
@@ -213,13 +211,10 @@ class NodesSimulation:
         """Run with all faults for this long, then without faults until everything has finished, then stop."""
         await asyncio.gather(*(node.start() for node in self.nodes))
         breaking = spawn_detached(self._break_nodes(self._new_rng()))
-        activities = [spawn_detached(each) for each in self._activities()]
-        await asyncio.sleep(minutes * 60)
-        self._is_finished = True
-        await breaking
-        for each in activities:
-            each.cancel()
-        await asyncio.gather(*activities, return_exceptions=True)
+        async with running_detached(self._activities()):
+            await asyncio.sleep(minutes * 60)
+            self._is_finished = True
+            await breaking
         if until_settled:
             await self._settle()
         await self._stop_nodes(self.nodes[:1])

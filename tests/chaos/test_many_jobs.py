@@ -7,7 +7,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,8 +16,7 @@ import pytest
 from chaos.parameters import env_int
 from chaos.simulated_account import HOST, InProcessHttpClient, SimulatedAccount, a_simulated_account
 from chaos.simulated_host import HostDownError, SimulatedHost
-from chaos.virtual_time import VirtualClock, VirtualLoop
-from harness.logs import configure_plain_logs
+from chaos.virtual_time import VirtualClock, VirtualLoop, run_in_virtual_time
 
 from receiver.net.http_client import IPAddress
 from receiver.service import bootstrap
@@ -65,7 +64,7 @@ def run_jobs(
 ) -> SimulatedAccount:
     """Run until all jobs have finished. *limits* are the configured ones, *plan* is the account's."""
 
-    async def run() -> SimulatedAccount:
+    async def run(patch: pytest.MonkeyPatch) -> SimulatedAccount:
         (folder / "config.toml").write_text(f"{CONFIG}[kling.slots]\n{limits}\n")
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
@@ -75,10 +74,7 @@ def run_jobs(
             clock=VirtualClock(loop),
             rng=Random(3),
             resolve=resolve_nothing,
-            watch_attempt=lambda _: nullcontext(),
             report=wrong.append,
-            on_task_stored=lambda _: None,
-            newest_stored_id=lambda: "",
         )
         host.install(patch)
         patch.setattr(bootstrap, "HttpClient", lambda **_: http_client)
@@ -101,11 +97,7 @@ def run_jobs(
         assert made == ids
         return account
 
-    with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        try:
-            return runner.run(run())
-        finally:
-            configure_plain_logs()
+    return run_in_virtual_time(run)
 
 
 def jobs_by_key(plan: Sequence[str]) -> Mapping[str, int]:

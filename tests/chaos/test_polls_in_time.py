@@ -7,7 +7,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
 
@@ -16,8 +16,7 @@ from chaos.parameters import env_int
 from chaos.simulated_host import SimulatedHost
 from chaos.test_many_jobs import call, resolve_nothing
 from chaos.timed_kling import HOST, MAX_POLLS, Model, PollFigures, TimedKling
-from chaos.virtual_time import VirtualClock, VirtualLoop
-from harness.logs import configure_plain_logs
+from chaos.virtual_time import VirtualClock, VirtualLoop, run_in_virtual_time
 
 from receiver.service import bootstrap
 from receiver.settings import load
@@ -54,17 +53,13 @@ Scenario = Callable[[SimulatedHost, TimedKling], Awaitable[None]]
 def simulate(folder: Path, scenario: Scenario, *, public_url: str = "", **kling_options: bool) -> TimedKling:
     """Run a scenario in virtual time. Return Kling with what it measured."""
 
-    async def run() -> TimedKling:
+    async def run(patch: pytest.MonkeyPatch) -> TimedKling:
         kling = TimedKling(MODELS, rng=Random(SEED), **kling_options)  # type: ignore[arg-type] # the names of its fields
         async with a_host(folder, kling, patch, public_url=public_url) as host:
             await scenario(host, kling)
         return kling
 
-    with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        try:
-            return runner.run(run())
-        finally:
-            configure_plain_logs()
+    return run_in_virtual_time(run)
 
 
 @asynccontextmanager
@@ -80,10 +75,7 @@ async def a_host(
         clock=VirtualClock(loop),
         rng=Random(3),
         resolve=resolve_nothing,
-        watch_attempt=lambda _: nullcontext(),
         report=wrong.append,
-        on_task_stored=lambda _: None,
-        newest_stored_id=lambda: "",
     )
     kling.host = host
     host.install(patch)

@@ -5,7 +5,6 @@ hours, the disk fills, and the process is killed and restarted. The state is che
 acknowledged pushes are stored, each event reaches each matching route, and Kling created one task per intent.
 """
 
-import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Callable
@@ -15,8 +14,7 @@ import pytest
 from chaos.invariants import violations
 from chaos.parameters import env_int, fresh_seed
 from chaos.simulation import Simulation
-from chaos.virtual_time import VirtualLoop
-from harness.logs import configure_plain_logs
+from chaos.virtual_time import run_in_virtual_time
 from harness.soak_report import RecordCounts
 
 HOURS = env_int("HOURS", 500)
@@ -35,9 +33,9 @@ def run_simulation(
     until_settled: bool = True,
     sabotage: Callable[[pytest.MonkeyPatch], None] = lambda _: None,
 ) -> Simulation:
-    """Run a simulation of this many hours; *breaks* may break the service first."""
+    """Run a simulation of this many hours; *sabotage* may break the service first."""
 
-    async def run() -> Simulation:
+    async def run(patch: pytest.MonkeyPatch) -> Simulation:
         sabotage(patch)
         simulation = Simulation(folder, seed, patch=patch, jumps=jumps, one_shots=one_shots)
         with contextlib.closing(simulation.network):
@@ -45,11 +43,7 @@ def run_simulation(
         return simulation
 
     folder.mkdir()
-    with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        try:
-            return runner.run(run())
-        finally:
-            configure_plain_logs()
+    return run_in_virtual_time(run)
 
 
 @pytest.mark.soak("simulation in virtual time", minutes=15)

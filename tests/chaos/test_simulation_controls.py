@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from chaos import clients
-from chaos.invariants import violations
+from chaos.invariants import assert_found, violations
 from chaos.test_simulation import run_simulation
 from msgspec.structs import replace
 
@@ -171,11 +171,11 @@ def test_a_broken_promise_is_detected(
     memory_folder: Path, breaks: Callable[[Patch], None], finding: str, first: int
 ) -> None:
     """The run *first* is known to show the fault, so that the test need not search for it."""
-    for seed in range(first, first + RUNS):
-        simulation = run_simulation(
-            memory_folder / str(seed), seed, HOURS, until_settled=finding in FINAL_FINDINGS, sabotage=breaks
-        )
-        if any(finding in fault for fault in violations(simulation)):
-            return
 
-    pytest.fail(f"no violation in {RUNS} runs of {HOURS} hours")
+    def run(seed: int) -> Sequence[str]:
+        until_settled = finding in FINAL_FINDINGS
+        return violations(
+            run_simulation(memory_folder / str(seed), seed, HOURS, until_settled=until_settled, sabotage=breaks)
+        )
+
+    assert_found(finding, (run(seed) for seed in range(first, first + RUNS)))

@@ -8,16 +8,16 @@ long the faults last.
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
 import pytest
-from chaos.invariants import violations
+from chaos.invariants import assert_found, violations
 from chaos.parameters import env_int, fresh_seed
 from chaos.simulated_database import DatabaseLoop, Rows, use_simulated_clock
 from chaos.simulation_of_nodes import NodesSimulation, regressions, slot_violations
-from harness.logs import configure_plain_logs
+from chaos.virtual_time import run_in_virtual_time
 from harness.postgres import PostgresServer
 from harness.soak_report import RecordCounts
 
@@ -26,6 +26,7 @@ from receiver.submission import slots
 
 MINUTES = env_int("NODE_MINUTES", 1)
 PER_RUN = 10
+RUNS = 20
 
 pytestmark = pytest.mark.timeout(0)
 
@@ -49,7 +50,7 @@ def run_simulation(
     rows = Rows(server.url(database))
     use_simulated_clock(rows, clock_file)
 
-    async def run() -> tuple[list[str], Counter[str]]:
+    async def run(patch: pytest.MonkeyPatch) -> tuple[list[str], Counter[str]]:
         sabotage(patch)
         simulation = NodesSimulation(folder, seed, rows, server.url(database), size=size, patch=patch)
         with contextlib.closing(simulation.network):
@@ -60,14 +61,12 @@ def run_simulation(
     def make_loop() -> DatabaseLoop:
         return DatabaseLoop(clock_file, Random(seed))
 
-    with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=make_loop) as runner:
-        try:
-            return runner.run(run())
-        finally:
-            configure_plain_logs()
-            rows.close()
-            clock_file.unlink()
-            asyncio.run(server.drop_database(database))
+    try:
+        return run_in_virtual_time(run, make_loop=make_loop)
+    finally:
+        rows.close()
+        clock_file.unlink()
+        asyncio.run(server.drop_database(database))
 
 
 @pytest.mark.soak("two and three nodes in virtual time", minutes=15)
@@ -101,10 +100,9 @@ def test_a_broken_rule_of_nodes_is_detected(
     memory_folder: Path, postgres: PostgresServer, breaks: Sabotage, finding: str, first: int
 ) -> None:
     """The run *first* is known to show the fault, so that the test need not search for it."""
-    for seed in range(first, first + 20):
-        folder = memory_folder / str(seed)
-        faults, _ = run_simulation(folder, postgres, seed, 2, until_settled=False, sabotage=breaks)
-        if any(finding in fault for fault in faults):
-            return
 
-    pytest.fail("no violation in 20 runs")
+    def run(seed: int) -> Sequence[str]:
+        folder = memory_folder / str(seed)
+        return run_simulation(folder, postgres, seed, 2, until_settled=False, sabotage=breaks)[0]
+
+    assert_found(finding, (run(seed) for seed in range(first, first + RUNS)))

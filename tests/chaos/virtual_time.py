@@ -9,17 +9,21 @@ import math
 import selectors
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+import pytest
 from harness.clock import START
+from harness.logs import configure_plain_logs
 
 from receiver.domain.clock import SystemClock
 
 INCARNATION: ContextVar[int] = ContextVar("incarnation", default=0)
 """The number of the simulated process that work belongs to; 0 is the outside world."""
+
+T = TypeVar("T")
 
 _MAX_IDLE_TURNS = 200_000
 """This many turns of the loop without a time step mean that a task is busy-waiting."""
@@ -113,6 +117,19 @@ class _TimeJumpSelector(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         self._loop.advance(timeout)
         return []
+
+
+def run_in_virtual_time(
+    make_run: Callable[[pytest.MonkeyPatch], Coroutine[Any, Any, T]],
+    *,
+    make_loop: Callable[[], VirtualLoop] = VirtualLoop,
+) -> T:
+    """Run a coroutine on a virtual loop. It gets the patch that is undone at the end."""
+    with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=make_loop) as runner:
+        try:
+            return runner.run(make_run(patch))
+        finally:
+            configure_plain_logs()
 
 
 class VirtualClock(SystemClock):
