@@ -24,8 +24,9 @@ EXTRAS = ["storage", "previews", "notify", "otel", "postgres", "mcp"]
 LOCKS = ["requirements.lock", "requirements-dev.lock", *(f"requirements-{extra}.lock" for extra in EXTRAS)]
 
 CLIENT_COMMANDS = """
-alerts batches bulk_progress bulk_submit callback_url cancel completion cost costs deliveries endpoints events explain
-job_file profiles proposals replay retry routes submit submit_body task_table task_wait tasks
+alerts batches bulk_progress bulk_submit callback_url cancel completion completion_candidates cost costs
+deliveries endpoints events explain job_file profiles replay retry routes submit submit_body task_columns task_wait
+tasks watch_table
 """
 HEAVY = """
 aiosqlite anyio httpcore2 httpx2 jmespath jwt prometheus_client pydantic receiver.domain.api_schema.resources

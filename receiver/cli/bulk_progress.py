@@ -10,9 +10,9 @@ from receiver.cli.options import ClientOptions
 from receiver.cli.task_wait import NO_REASON
 from receiver.client import Task
 from receiver.client.models import FINAL_STATES
-from receiver.domain.counting import counted
 from receiver.domain.listed_state import ListedState
 from receiver.domain.model import Json, TaskState
+from receiver.domain.quantity_text import counted
 
 _MAX_NAMED = 10
 _END_WORDS = {

@@ -18,7 +18,7 @@ from receiver.cli.bulk_progress import BulkProgress, TaskEnd, print_results
 from receiver.cli.job_file import BATCH_CLOSE_REASON, Job
 from receiver.cli.open_batches import open_batches_note
 from receiver.cli.options import ClientOptions
-from receiver.cli.task_table import format_duration
+from receiver.cli.watch_table import format_duration
 from receiver.client import Client, Event
 from receiver.client.models import FINAL_STATES
 from receiver.domain.errors import Conflict, InvalidRequest, NotFound, ReceiverError, RequestFailed

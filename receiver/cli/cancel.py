@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from receiver.cli import FAILED, OK, render
-from receiver.cli.columns import TASK_COLUMNS
 from receiver.cli.options import ClientOptions, UsageError, usage_errors
+from receiver.cli.task_columns import TASK_COLUMNS
 from receiver.client import SyncClient, Task
-from receiver.domain.counting import counted
 from receiver.domain.errors import Conflict
 from receiver.domain.model import TaskState
+from receiver.domain.quantity_text import counted
 
 _PAGE_SIZE = 500
 

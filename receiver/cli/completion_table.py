@@ -15,10 +15,10 @@ from receiver.domain.model import Json
 
 
 def completion_table() -> str:
-    """Return the table: by command, its options and positions with the name of a function of ``proposals``.
+    """Return the table: the options and positions of each command, each with a function's name.
 
-    An empty name is a value without proposals; null is an option without a value. The last position repeats if
-    ``repeats`` is true.
+    It is a function of ``completion_candidates``. An empty name is a value without candidates; null
+    is an option without a value. The last position repeats if ``repeats`` is true.
     """
     return json.dumps(dict(_commands((), app)), indent=0, sort_keys=True) + "\n"
 

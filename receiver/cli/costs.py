@@ -9,8 +9,8 @@ from receiver.cli import FAILED, OK, render
 from receiver.cli.cost import parse_period
 from receiver.cli.options import CLIENT, ClientOptions, usage_errors
 from receiver.cli.value_kinds import TIME
-from receiver.domain.counting import amount_text
 from receiver.domain.model import Json
+from receiver.domain.quantity_text import amount_text
 
 costs = App(name="costs", help="Compare Kling's ledgers with the stored costs. To sum costs: tasks cost.")
 

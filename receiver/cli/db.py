@@ -12,8 +12,8 @@ from receiver.cli import FAILED, OK, render
 from receiver.cli.options import COMMON, OUTPUT, CommonOptions, OutputOptions
 from receiver.cli.value_kinds import FILE, URL
 from receiver.domain.clock import SystemClock
-from receiver.domain.counting import counted
 from receiver.domain.errors import InvalidRequest
+from receiver.domain.quantity_text import counted
 from receiver.settings import load_client
 from receiver.settings.client import ClientSettings
 from receiver.settings.secrets import is_stand_in

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from receiver.cli import FAILED, OK, render
 from receiver.cli.options import ClientOptions, UsageError, usage_errors
 from receiver.client import SyncClient
-from receiver.domain.counting import counted
 from receiver.domain.errors import Conflict
 from receiver.domain.model import Json
+from receiver.domain.quantity_text import counted
 
 _COLUMNS = (
     render.id_column("id", "id"),

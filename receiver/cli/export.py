@@ -20,8 +20,8 @@ from receiver.archive.retry import MissingResult
 from receiver.cli import FAILED, OK, render
 from receiver.cli.options import ClientOptions, UsageError
 from receiver.client import Task
-from receiver.domain.counting import counted
 from receiver.domain.model import Json
+from receiver.domain.quantity_text import counted
 from receiver.domain.result_names import stems
 from receiver.net.http_client import HttpClient
 from receiver.net.ssrf_guard import OperatorGuard

@@ -23,7 +23,7 @@ class _Value:
 
 @dataclass(frozen=True, slots=True)
 class LineContext:
-    """The values of the options on the line, as ``proposals`` reads them."""
+    """The values of the options on the line, as ``completion_candidates`` reads them."""
 
     given: Mapping[str, str]
 
@@ -33,14 +33,14 @@ class LineContext:
 
 
 def complete(words: Sequence[str]) -> bool:
-    """Print the proposals for the last word. Return False, having printed nothing, if the parser must decide."""
+    """Print the candidates for the last word. Return False, having printed nothing, if the parser must decide."""
     place = find_place(words, json.loads(_TABLE.read_text("utf-8")))
     if place is None:
         return False
-    from receiver.cli import proposals
+    from receiver.cli import completion_candidates
 
     kind, context = place
-    propose: Callable[[LineContext], Sequence[str | tuple[str, str]]] = getattr(proposals, kind)
+    propose: Callable[[LineContext], Sequence[str | tuple[str, str]]] = getattr(completion_candidates, kind)
     lines = ["", "\x1fbegin"]  # the generated shell scripts ignore everything before this mark
     for each in propose(context):
         value, text = (each, "") if isinstance(each, str) else each

@@ -31,7 +31,7 @@ from receiver.cli.value_kinds import (
     URL,
 )
 from receiver.domain.errors import InvalidRequest, NotFound, ReceiverError
-from receiver.settings.finder import FILE_NAME, find, skipped_file_warning
+from receiver.settings.config_file import FILE_NAME, find, skipped_file_warning
 from receiver.settings.values import read_duration
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from receiver.cli import FAILED, OK, render
 from receiver.cli.cancel import TaskSelection, all_tasks, count_text, print_tasks, report_no_match
-from receiver.cli.columns import TASK_COLUMNS
 from receiver.cli.job_file import BATCH_CLOSE_REASON
 from receiver.cli.options import ClientOptions, UsageError, usage_errors
+from receiver.cli.task_columns import TASK_COLUMNS
 from receiver.client import SyncClient, Task
 from receiver.domain.errors import Conflict
 from receiver.domain.model import TaskState

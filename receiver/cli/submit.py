@@ -17,9 +17,9 @@ from receiver.cli.value_kinds import BATCH, DURATION, ENDPOINT, KEY, NUMBER
 from receiver.client import SyncClient, Task
 from receiver.domain.batches import BATCH_NAME_PATTERN, BATCH_NAME_RULE
 from receiver.domain.clock import SystemClock
-from receiver.domain.counting import counted
 from receiver.domain.listed_state import ListedState
 from receiver.domain.model import Json
+from receiver.domain.quantity_text import counted
 from receiver.kling.endpoints import CATALOGUE, Endpoint, resolve
 
 _MAX_TEXT = 1000

@@ -16,7 +16,7 @@ from receiver.domain.model import Json
 from receiver.kling.endpoints import Endpoint
 from receiver.kling.images import base64_image, fill_images
 from receiver.kling.protocol import parse_object
-from receiver.kling.text_members import is_text
+from receiver.kling.string_members import is_text
 from receiver.settings import Dialect
 from receiver.settings.paths import probe
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.columns import TASK_COLUMNS
 from receiver.cli.options import (
     CLIENT,
     PAGING,
@@ -26,8 +25,9 @@ from receiver.cli.options import (
     not_found_hint,
     usage_errors,
 )
+from receiver.cli.task_columns import TASK_COLUMNS
 from receiver.cli.value_kinds import BATCH, ENDPOINT, GROUPING, KEY_VALUE, LABEL, NUMBER, STATE, TASK_ID, TIME
-from receiver.domain.counting import amount_text
+from receiver.domain.quantity_text import amount_text
 
 if TYPE_CHECKING:
     from receiver.client import Task
@@ -110,7 +110,7 @@ def watch(
     output: ClientOptions = CLIENT,
 ) -> int:
     """Watch tasks change, until Ctrl-C. In a pipe or with --json, print a line per change."""
-    from receiver.cli.task_table import TaskFilter, show_live, task_snapshots, with_notices
+    from receiver.cli.watch_table import TaskFilter, show_live, task_snapshots, with_notices
 
     task_filter = TaskFilter(tags=key_values("--tag", tag or []), batch=batch, limit=check_limit("--limit", limit))
     with (

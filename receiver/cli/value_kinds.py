@@ -14,35 +14,35 @@ if TYPE_CHECKING:
     Completer: TypeAlias = Callable[[CompletionContext], Sequence[str | tuple[str, str]]]
 
 
-def _proposals(name: str) -> "Completer":
-    """Return the function *name* of :mod:`receiver.cli.proposals`, which is loaded only for a completion."""
+def _candidates(name: str) -> "Completer":
+    """Return a function of :mod:`receiver.cli.completion_candidates`, which is loaded only for a completion."""
 
     def propose(context: "CompletionContext") -> Sequence[str | tuple[str, str]]:
-        from receiver.cli import proposals
+        from receiver.cli import completion_candidates
 
-        found: Sequence[str | tuple[str, str]] = getattr(proposals, name)(context)
+        found: Sequence[str | tuple[str, str]] = getattr(completion_candidates, name)(context)
         return found
 
     propose.__name__ = name  # completion_table reads it
     return propose
 
 
-ALERT_ID = Parameter(metavar="ID", completer=_proposals("alerts"))
+ALERT_ID = Parameter(metavar="ID", completer=_candidates("alerts"))
 ALERT_TYPE = Parameter(metavar="TYPE")
-BATCH = Parameter(metavar="BATCH", completer=_proposals("batches"))
-BATCH_STATE = Parameter(metavar="STATE", completer=_proposals("batch_states"))
-DELIVERY_ID = Parameter(metavar="ID", completer=_proposals("deliveries"))
-DELIVERY_STATUS = Parameter(metavar="STATUS", completer=_proposals("delivery_statuses"))
-ENDPOINT = Parameter(metavar="ENDPOINT", completer=_proposals("endpoints"))
-EVENT_ID = Parameter(metavar="ID", completer=_proposals("events"))
-EVENT_TYPE = Parameter(metavar="TYPE", completer=_proposals("event_types"))
-PROFILE = Parameter(metavar="NAME", completer=_proposals("profiles"))
-REPLAY_ID = Parameter(metavar="ID", completer=_proposals("replays"))
-REACHED_STATE = Parameter(metavar="STATE", completer=_proposals("reached_states"))
-ROUTE = Parameter(metavar="ROUTE", completer=_proposals("routes"))
-ROUTE_EVENT = Parameter(metavar="KIND", completer=_proposals("route_events"))
-STATE = Parameter(metavar="STATE", completer=_proposals("states"))
-TASK_ID = Parameter(metavar="ID", completer=_proposals("tasks"))
+BATCH = Parameter(metavar="BATCH", completer=_candidates("batches"))
+BATCH_STATE = Parameter(metavar="STATE", completer=_candidates("batch_states"))
+DELIVERY_ID = Parameter(metavar="ID", completer=_candidates("deliveries"))
+DELIVERY_STATUS = Parameter(metavar="STATUS", completer=_candidates("delivery_statuses"))
+ENDPOINT = Parameter(metavar="ENDPOINT", completer=_candidates("endpoints"))
+EVENT_ID = Parameter(metavar="ID", completer=_candidates("events"))
+EVENT_TYPE = Parameter(metavar="TYPE", completer=_candidates("event_types"))
+PROFILE = Parameter(metavar="NAME", completer=_candidates("profiles"))
+REPLAY_ID = Parameter(metavar="ID", completer=_candidates("replays"))
+REACHED_STATE = Parameter(metavar="STATE", completer=_candidates("reached_states"))
+ROUTE = Parameter(metavar="ROUTE", completer=_candidates("routes"))
+ROUTE_EVENT = Parameter(metavar="KIND", completer=_candidates("route_events"))
+STATE = Parameter(metavar="STATE", completer=_candidates("states"))
+TASK_ID = Parameter(metavar="ID", completer=_candidates("tasks"))
 
 ADDRESS = Parameter(metavar="HOST:PORT")
 COMMAND = Parameter(metavar="COMMAND")
@@ -55,8 +55,8 @@ BODY = Parameter(metavar="JSON|@FILE|-")
 FILE_OR_URL = Parameter(metavar="FILE|URL")
 FOLDER = Parameter(metavar="FOLDER")
 FREQUENCY = Parameter(metavar="FREQUENCY")
-GLOB = Parameter(metavar="GLOB", completer=_proposals("endpoints"))
-GROUPING = Parameter(metavar="TAG:NAME|WORD", completer=_proposals("groupings"))
+GLOB = Parameter(metavar="GLOB", completer=_candidates("endpoints"))
+GROUPING = Parameter(metavar="TAG:NAME|WORD", completer=_candidates("groupings"))
 KEY = Parameter(metavar="KEY")
 KEY_VALUE = Parameter(metavar="KEY=VALUE")
 LABEL = Parameter(metavar="LABEL")

@@ -3,9 +3,9 @@
 from datetime import datetime
 
 from receiver.domain.clock import iso
-from receiver.domain.counting import amount_text
 from receiver.domain.daily_report import ReportFacts
 from receiver.domain.model import Json
+from receiver.domain.quantity_text import amount_text
 
 
 def report_data(facts: ReportFacts, *, day: str, since: datetime, until: datetime, missed_before: float) -> Json:

@@ -29,7 +29,7 @@ from receiver.domain.errors import (
     UnknownResource,
 )
 from receiver.domain.model import Json
-from receiver.kling.gateway_words import REMEDIES, Meaning, is_known, meaning_of, words_in
+from receiver.kling.gateway_errors import REMEDIES, Meaning, is_known, meaning_of, words_in
 from receiver.net.retry_after import parse_retry_after
 
 _BY_CODE: Final[Mapping[int, type[KlingRefusal]]] = {

@@ -10,8 +10,8 @@ from decimal import Decimal
 from typing import Final, TypeAlias
 
 from receiver.domain.costs import EXACT_DECIMAL
-from receiver.domain.counting import amount_text
 from receiver.domain.model import Json
+from receiver.domain.quantity_text import amount_text
 from receiver.kling.endpoints import Endpoint
 from receiver.kling.models import requested_model
 

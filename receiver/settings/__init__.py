@@ -1,6 +1,6 @@
 """config.toml, the environment and secrets as frozen values; every error names file, line and key.
 
-``finder`` finds the file, ``loader`` loads it, and ``client`` loads only what a client needs.
+``config_file`` finds the file, ``loader`` loads it, and ``client`` loads only what a client needs.
 ``toml_document`` keeps line numbers, ``environment`` applies overrides by ``variables``.
 ``sections``, ``routes``, ``notify`` and ``storage`` define the keys; ``fields`` and ``introspection`` serve them.
 ``values``, ``addresses``, ``secrets``, ``store_url``, ``dialect`` and ``conditions`` parse single values; ``paths``
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from receiver.settings.addresses import Address
     from receiver.settings.changes import Changes, SettingChange, compare, merge_reloadable
     from receiver.settings.client import ClientSettings, load_client
+    from receiver.settings.config_file import find, skipped_file_warning
     from receiver.settings.dialect import Dialect
     from receiver.settings.export import EffectiveSetting, schema, secrets_in
-    from receiver.settings.finder import find, skipped_file_warning
     from receiver.settings.loader import Loaded, effective_settings, load
     from receiver.settings.notify import NotifySettings
     from receiver.settings.routes import RouteSettings, ScriptSettings, WebhookSettings
@@ -88,7 +88,7 @@ _NAMES = {
     "client": "ClientSettings load_client",
     "dialect": "Dialect",
     "export": "EffectiveSetting schema secrets_in",
-    "finder": "find skipped_file_warning",
+    "config_file": "find skipped_file_warning",
     "loader": "Loaded effective_settings load",
     "notify": "NotifySettings",
     "routes": "RouteSettings ScriptSettings WebhookSettings",

@@ -16,8 +16,8 @@ from receiver.domain.errors import ConfigurationError
 from receiver.domain.secret import Secret
 from receiver.settings import secrets, toml_document, values
 from receiver.settings.addresses import Address, read_address
+from receiver.settings.config_file import find, label_of
 from receiver.settings.dialect import Dialect
-from receiver.settings.finder import find, label_of
 from receiver.settings.store_url import StoreUrl, read_store_url
 from receiver.settings.toml_document import Document, Location
 from receiver.settings.value_sources import ValueSources

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from receiver.domain.errors import ConfigurationError
 from receiver.settings import toml_document
+from receiver.settings.config_file import find, label_of, skipped_file_warning
 from receiver.settings.diagnostics import describe_errors
 from receiver.settings.environment import apply_environment
 from receiver.settings.export import EffectiveSetting, list_settings, walk_values
-from receiver.settings.finder import find, label_of, skipped_file_warning
 from receiver.settings.secrets import LoadContext
 from receiver.settings.sections import Settings
 from receiver.settings.toml_document import Document, dotted

@@ -11,8 +11,8 @@ from pathlib import Path
 from receiver.domain.errors import ConfigurationError
 from receiver.settings import toml_document, values
 from receiver.settings.addresses import check_url
+from receiver.settings.config_file import user_folder
 from receiver.settings.dialect import Dialect
-from receiver.settings.finder import user_folder
 from receiver.settings.secrets import LoadContext, resolve
 from receiver.settings.toml_document import Document, Location
 from receiver.settings.value_sources import ValueSources

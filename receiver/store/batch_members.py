@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from receiver.domain.batches import Batch
 from receiver.domain.clock import from_micros, micros
-from receiver.domain.counting import counted
 from receiver.domain.errors import Conflict
 from receiver.domain.model import Task
+from receiver.domain.quantity_text import counted
 from receiver.store import rows
 
 

@@ -25,8 +25,8 @@ from receiver.store.interfaces import Catalog
 from receiver.tasks.explain import Explainer
 from receiver.web import gateway, serializers
 from receiver.web.auth import TokenAuth
-from receiver.web.console.access import Credentials
 from receiver.web.console.app import Console
+from receiver.web.console.credentials import Credentials
 from receiver.web.console.gate import SessionAuth, is_visit
 from receiver.web.console.services import ConsoleSources
 from receiver.web.console.sessions import Sessions

@@ -14,7 +14,7 @@ from receiver.domain.model import ClientCallbacks
 from receiver.kling.protocol import parse_object
 from receiver.submission.request import TaskMetadata
 from receiver.web.api_requests import CALLBACK_CHOICES, Body, Query, TaskLabelRequest
-from receiver.web.member_texts import member_texts
+from receiver.web.member_docstrings import member_docstrings
 from receiver.web.request_types import SENTENCE, EventId, shorten
 from receiver.web.server.body import SMALL_BODY, read_body
 from receiver.web.server.problems import Problem, bad_request
@@ -133,7 +133,7 @@ def _problem(exc: ValidationError, model: type[BaseModel]) -> Problem:
         return bad_request(f"{_name(location)}: {error['msg']}" if location else error["msg"])
     if error["type"] == "missing":
         name = location[-1]
-        return bad_request(f"The member {name!r} is missing. {member_texts(model).get(str(name), '')}".strip())
+        return bad_request(f"The member {name!r} is missing. {member_docstrings(model).get(str(name), '')}".strip())
     if location[-1] == "[key]":
         return bad_request(_describe(error, f"A name in {_name(location[:1])}"))
     is_item = issubclass(model, Body) and isinstance(error["loc"][-1], int)

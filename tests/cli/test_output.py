@@ -11,8 +11,8 @@ from harness.run_cli import run_cli, run_in_terminal
 from rich.console import Console
 
 from receiver.cli import main, render
-from receiver.cli.columns import TASK_COLUMNS
 from receiver.cli.render import print_json_line
+from receiver.cli.task_columns import TASK_COLUMNS
 
 
 def test_a_list_in_a_pipe_is_tab_separated_without_a_header(

@@ -9,7 +9,7 @@ import pytest
 from harness.fake_api import TOKEN, FakeService, Json, make_task
 
 from receiver.cli import main
-from receiver.cli.task_table import TaskFilter, TaskSnapshot, task_snapshots
+from receiver.cli.watch_table import TaskFilter, TaskSnapshot, task_snapshots
 from receiver.client import SyncClient, event_signal
 from receiver.domain.errors import ReceiverError, RequestFailed
 
@@ -131,7 +131,7 @@ def test_an_unknown_batch_is_an_error(
     def no_snapshots(*_: object) -> Iterator[TaskSnapshot]:
         yield from ()
 
-    monkeypatch.setattr("receiver.cli.task_table.task_snapshots", no_snapshots)
+    monkeypatch.setattr("receiver.cli.watch_table.task_snapshots", no_snapshots)
     service.answer("/api/batches/nix", {"code": "not_found", "detail": "There is no batch 'nix'."}, status=404)
 
     assert main(["tasks", "watch", "--batch", "nix", "--config", str(config)]) == 1

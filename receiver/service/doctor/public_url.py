@@ -13,8 +13,8 @@ from http import HTTPStatus
 
 from receiver import __version__
 from receiver.client import Client
-from receiver.domain.counting import counted
 from receiver.domain.errors import AddressBlocked, NoResponse, RequestNotSent
+from receiver.domain.quantity_text import counted
 from receiver.domain.secret import Secret
 from receiver.net.http_client import HttpClient, HttpResponse
 from receiver.net.reachability import reach

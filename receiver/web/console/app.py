@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from receiver.web.console.access import Credentials
+from receiver.web.console.credentials import Credentials
 from receiver.web.console.gate import Gate, public
 from receiver.web.console.live import LivePages
 from receiver.web.console.pages.alerts import AlertPages

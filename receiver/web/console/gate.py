@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from receiver.domain.clock import EPOCH
-from receiver.web.console.access import Role, Visitor
+from receiver.web.console.credentials import Role, Visitor
 from receiver.web.console.renderer import Renderer
 from receiver.web.console.sessions import Session, Sessions
 from receiver.web.params import actor

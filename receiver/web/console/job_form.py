@@ -10,7 +10,7 @@ from receiver.domain.model import Generation, Json
 from receiver.kling.endpoints import CATALOGUE, MAX_IMAGES, Endpoint, FieldImages, FrameImages, ObjectImages, resolve
 from receiver.kling.images import base64_content, fill_images
 from receiver.kling.protocol import parse_object
-from receiver.kling.text_members import is_text
+from receiver.kling.string_members import is_text
 from receiver.settings import Dialect
 from receiver.web.console.multipart import Upload
 

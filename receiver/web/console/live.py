@@ -15,7 +15,7 @@ from starlette.types import Send
 
 from receiver.domain.clock import Clock, wait_for_first
 from receiver.domain.notifier import Notifier
-from receiver.web.console.access import Role
+from receiver.web.console.credentials import Role
 from receiver.web.console.gate import Gate, Visit
 from receiver.web.server.listener import STOPPING
 from receiver.web.server.problems import RETRY_AFTER, Problem

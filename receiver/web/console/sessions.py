@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.clock import Clock, Ids, token_hash
-from receiver.web.console.access import Role, Visitor
+from receiver.web.console.credentials import Role, Visitor
 
 IDLE_LIMIT = timedelta(hours=12)
 LINK_LIFETIME = timedelta(seconds=60)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-from receiver.domain.counting import counted
 from receiver.domain.model import (
     ArchiveState,
     Attempt,
@@ -18,6 +17,7 @@ from receiver.domain.model import (
     Task,
     TaskState,
 )
+from receiver.domain.quantity_text import counted
 from receiver.tasks.explain import OUTCOME_TEXT, DeliveryHistory, ReceivedPush, TaskExplanation
 from receiver.web.console.formats import pretty_json
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
 
 from receiver.domain.model import Json
-from receiver.web.member_texts import member_texts
+from receiver.web.member_docstrings import member_docstrings
 
 
 class _Generator(GenerateJsonSchema):
@@ -45,7 +45,7 @@ class Schemas:
                 schema["description"] = schema["description"].replace("``", "`")
 
         for model in requests:
-            for name, text in member_texts(model).items():
+            for name, text in member_docstrings(model).items():
                 self.named[model.__name__]["properties"][name].setdefault("description", text)
 
     def of(self, type_: type[Any]) -> Json:

@@ -10,7 +10,7 @@ from receiver.domain.api_schema.console import ConsoleLink
 from receiver.domain.clock import iso
 from receiver.web import serializers
 from receiver.web.api_requests import EmptyBody, NoQuery
-from receiver.web.console.access import Role, Visitor
+from receiver.web.console.credentials import Role, Visitor
 from receiver.web.console.gate import LOGIN
 from receiver.web.console.sessions import LoginLinks
 from receiver.web.params import actor, read_json_body, read_query

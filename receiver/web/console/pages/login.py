@@ -9,7 +9,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from receiver.domain.clock import Clock
-from receiver.web.console.access import Credentials, Visitor
+from receiver.web.console.credentials import Credentials, Visitor
 from receiver.web.console.gate import HOME, LOGIN, local_path, public, read_form
 from receiver.web.console.renderer import Renderer
 from receiver.web.console.sessions import LoginLinks, Sessions

@@ -8,10 +8,10 @@ from starlette.datastructures import QueryParams
 from starlette.responses import Response
 from starlette.routing import Route
 
-from receiver.domain.counting import counted
 from receiver.domain.errors import Conflict, ReceiverError
 from receiver.domain.listed_state import ListedState
 from receiver.domain.model import Task, TaskState
+from receiver.domain.quantity_text import counted
 from receiver.kling.endpoints import CATALOGUE
 from receiver.store.interfaces import TaskSearch
 from receiver.web.console.filters import PAGE_SIZE, TaskFilter

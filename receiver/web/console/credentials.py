@@ -1,4 +1,4 @@
-"""Who visits the console, and which tokens let a visitor in."""
+"""The tokens that open the console, and the visitor that each one belongs to."""
 
 import hmac
 from collections.abc import Mapping

@@ -3,7 +3,7 @@
 import pytest
 
 from receiver.kling.endpoints import resolve
-from receiver.kling.text_members import is_text
+from receiver.kling.string_members import is_text
 
 
 @pytest.mark.parametrize(

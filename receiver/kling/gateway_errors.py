@@ -1,4 +1,4 @@
-"""The words of gateways that resell Kling: what an error means that has no code of Kling's. Pure data.
+"""What errors of gateways that resell Kling mean, by their words, if they have no code of Kling's. Pure data.
 
 To teach the receiver another gateway's word, add it to its line in ``_WORDS``, in lower case. The words were collected
 from these gateways and their users:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from receiver.cli.task_table import format_duration, summary
+from receiver.cli.watch_table import format_duration, summary
 
 COUNTS = {"queued": 30, "submitting": 1, "submitted": 2, "processing": 2, "succeed": 18, "failed": 1, "rejected": 1}
 

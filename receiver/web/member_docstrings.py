@@ -10,7 +10,7 @@ from itertools import pairwise
 from pydantic import BaseModel
 
 
-def member_texts(model: type[BaseModel]) -> Mapping[str, str]:
+def member_docstrings(model: type[BaseModel]) -> Mapping[str, str]:
     """Return the docstring below each member of *model* and of its bases, by the member's JSON name."""
     attributes = {
         attribute: text

@@ -1,4 +1,4 @@
-"""Which members of a create's body are text, even if their value looks like a number. Pure.
+"""The members of a create's body that are strings, even if their value looks like a number. Pure.
 
 Kling refuses a number there. A prompt may be ``2024``. Kling's own documentation writes a video's duration as
 ``"5"``, and a voice's id as digits.

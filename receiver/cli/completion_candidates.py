@@ -1,4 +1,4 @@
-"""What the shell proposes for a value. What the service knows is proposed only if it answers at once."""
+"""The values that the shell proposes. Values that only the service knows are proposed if it answers within a second."""
 
 import json
 import os
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Context: TypeAlias = CompletionContext | LineContext
 
 _BEFORE_KLING = (TaskState.AWAITING, TaskState.QUEUED, TaskState.SUBMITTING)
-_SECONDS = 1.0  # a shell waits for the proposals
+_SECONDS = 1.0  # a shell waits for the candidates
 _MAX_BYTES = 1 << 20
 _NEWEST = "50"
 
@@ -143,7 +143,7 @@ def _configured_routes(context: "Context") -> Sequence[Proposal]:
     import os
 
     from receiver.settings import toml_document
-    from receiver.settings.finder import find
+    from receiver.settings.config_file import find
 
     config = _option(context, "--config")
     path = find(None if config is None else Path(config), os.environ, Path.cwd())

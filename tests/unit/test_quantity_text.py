@@ -4,10 +4,10 @@ from typing import get_args
 
 import pytest
 
-from receiver.cli.proposals import reached_states
-from receiver.domain.counting import amount_text, counted
+from receiver.cli.completion_candidates import reached_states
 from receiver.domain.listed_state import ListedState
 from receiver.domain.model import DeliveryStatus
+from receiver.domain.quantity_text import amount_text, counted
 from receiver.web.request_types import ReachableState
 
 
