@@ -14,7 +14,6 @@ before the file does.
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Protocol
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 
 from receiver.archive.fair_limiter import FairLimiter
 from receiver.archive.fetcher import Fetcher, ResultFile
@@ -86,8 +86,7 @@ class PreviewRequests(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CopyTarget:
+class CopyTarget(msgspec.Struct, frozen=True, kw_only=True):
     """Where results are copied to. With ``remove_local`` the local file is removed after the copy."""
 
     storage: ObjectStore

@@ -6,12 +6,12 @@ or none of it and removals that the next start completes.
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import structlog
 
 from receiver.archive.partial_file import remove_empty_folder
@@ -52,8 +52,7 @@ class ObjectRemover(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deletion:
+class Deletion(msgspec.Struct, frozen=True, kw_only=True):
     """A deleted task, or one that would be deleted: what was stored about it, and the archived results that remain."""
 
     stored: StoredTask

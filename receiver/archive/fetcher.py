@@ -1,10 +1,11 @@
 """Download one result into its folder, or return why it is missing."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import timedelta
 from http import HTTPStatus
 from pathlib import Path
+
+import msgspec
 
 from receiver.archive.partial_file import NotAFile, PartialFile
 from receiver.archive.retry import MissingResult
@@ -19,17 +20,15 @@ MAX_FILE_BYTES = 2 * 1024**3
 _RETRYABLE = frozenset({408, 416, 425, 429})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DownloadLimits:
+class DownloadLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Limits of one download: size, total time and minimum rate."""
 
     max_bytes: int = MAX_FILE_BYTES
     time_limit: timedelta = timedelta(minutes=30)
-    minimum_rate: MinimumRate = field(default_factory=MinimumRate)
+    minimum_rate: MinimumRate = msgspec.field(default_factory=MinimumRate)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResultFile:
+class ResultFile(msgspec.Struct, frozen=True, kw_only=True):
     """One result of an event: its number, its URL in the event, and the URL to download it from."""
 
     number: int

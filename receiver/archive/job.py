@@ -3,9 +3,10 @@
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
+
+import msgspec
 
 from receiver.archive.fetcher import ResultFile
 from receiver.archive.retry import ArchiveAlert, MissingResult
@@ -13,8 +14,7 @@ from receiver.domain.model import Asset, Event, Json
 from receiver.events.payload import result_urls, with_assets
 
 
-@dataclass(slots=True, kw_only=True)
-class ArchiveJob:
+class ArchiveJob(msgspec.Struct, kw_only=True):
     """One event being archived, with its archived files so far. ``event`` is the stored one."""
 
     event: Event
@@ -22,7 +22,7 @@ class ArchiveJob:
     result: Json
     urls: Sequence[str]
     assets: dict[int, Asset]
-    save_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    save_lock: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
 
     @classmethod
     def from_event(cls, event: Event, folder: Path) -> Self:

@@ -12,11 +12,11 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
+from msgspec.structs import asdict, replace
 
 from receiver.archive import content_type
 from receiver.archive.file_thread import in_thread
@@ -40,8 +40,7 @@ _HEAD_BYTES = 64  # enough for each known type
 _FREE_SPACE = "Free space under [archive] dir; the download is retried."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartMetadata:
+class PartMetadata(msgspec.Struct, frozen=True, kw_only=True):
     """The metadata of a partial file: how many bytes are fsynced, their hash, and which file they belong to."""
 
     name: str

@@ -1,10 +1,11 @@
 """Decide what follows a round of downloads: deliver the event, retry, or give up. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from random import Random
+
+import msgspec
 
 from receiver.domain.model import ArchiveState
 from receiver.events.factory import MAX_ARCHIVE_WAIT
@@ -30,8 +31,7 @@ class ArchiveAlert(StrEnum):
     RECOVERED = "asset_recovered"  # archived after the event was delivered without them
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MissingResult:
+class MissingResult(msgspec.Struct, frozen=True, kw_only=True):
     """A result that was not archived in this round.
 
     ``is_permanent``: a retry cannot succeed. ``url_refused``: a fresh URL may help. ``path``: the local file,
@@ -46,8 +46,7 @@ class MissingResult:
     path: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArchiveDecision:
+class ArchiveDecision(msgspec.Struct, frozen=True, kw_only=True):
     """What follows: ``archiving`` None ends the job, otherwise the next round starts after ``wait``.
 
     ``deliver`` starts the event's deliveries now.

@@ -11,12 +11,13 @@ import os
 import socket
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
+
+import msgspec
 
 from receiver.domain.errors import AddressBlocked, FileNotStored
 from receiver.domain.model import Asset
@@ -79,8 +80,7 @@ async def open_s3(settings: StorageSettings, *, guard: AddressGuard) -> AsyncIte
         yield S3Storage(s3, settings, peer=urlsplit(endpoint).netloc)
 
 
-@dataclass(frozen=True, slots=True)
-class _GuardedSocketFactory:
+class _GuardedSocketFactory(msgspec.Struct, frozen=True):
     """Makes sockets for connections, after the guard has approved the address."""
 
     guard: AddressGuard

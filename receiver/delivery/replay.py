@@ -6,11 +6,12 @@ stored row. Each step and its deliveries are one transaction, so a replay resume
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
+import msgspec
 import structlog
+from msgspec.structs import replace
 
 from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import Clock, Ids
@@ -80,8 +81,7 @@ class ReplayStore(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplayPreview:
+class ReplayPreview(msgspec.Struct, frozen=True, kw_only=True):
     """What a replay would deliver: counts, and the first few items."""
 
     total: int

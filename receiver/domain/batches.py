@@ -1,9 +1,10 @@
 """A batch: tasks whose end is reported by one event."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+
+import msgspec
 
 from receiver.domain.listed_state import ListedState
 from receiver.domain.model import Task
@@ -20,8 +21,7 @@ class BatchState(StrEnum):
     FINISHED = "finished"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """A named group of tasks. ``event_id`` is the event that reports the end of all of them.
 
     An open batch accepts tasks and counts them in ``task_count``. It closes when a client closes it, or when
@@ -45,24 +45,21 @@ class Batch:
         return BatchState.CLOSED if self.finished_at is None else BatchState.FINISHED
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchView:
+class BatchView(msgspec.Struct, frozen=True, kw_only=True):
     """A batch and the number of its tasks in each state."""
 
     batch: Batch
     counts: Mapping[ListedState, int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinishedTask:
+class FinishedTask(msgspec.Struct, frozen=True, kw_only=True):
     """A finished task and the JSON of its last event, which is empty if the event is no longer kept."""
 
     task: Task
     envelope: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinishedBatch:
+class FinishedBatch(msgspec.Struct, frozen=True, kw_only=True):
     """A batch whose tasks are all finished, and the first of its tasks."""
 
     batch: Batch

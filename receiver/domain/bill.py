@@ -1,13 +1,13 @@
 """Kling's ledgers and packs, and what differs between a ledger and our own record of costs. Amounts are exact."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
+import msgspec
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerCharge:
+
+class LedgerCharge(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of Kling's ledgers: a deduction from a pack in ``units``, or from the balance in a currency.
 
     A refund has a negative ``amount``.
@@ -22,8 +22,7 @@ class LedgerCharge:
     api_key_name: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pack:
+class Pack(msgspec.Struct, frozen=True, kw_only=True):
     """A prepaid pack of the account, and what is left of it. Kling's figures may be 12 hours late."""
 
     id: str
@@ -39,8 +38,7 @@ class Pack:
         return self.left / self.total if self.total else Decimal()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OwnCharge:
+class OwnCharge(msgspec.Struct, frozen=True, kw_only=True):
     """A task of ours as far as a bill needs it. ``charges`` is None if Kling reported no cost."""
 
     task_id: str
@@ -51,8 +49,7 @@ class OwnCharge:
     charges: Mapping[str, Decimal] | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnknownCharge:
+class UnknownCharge(msgspec.Struct, frozen=True, kw_only=True):
     """What the ledgers charge for a task that is not in the store. ``created_at`` is a hint from Kling's id."""
 
     kling_id: str
@@ -64,24 +61,21 @@ class UnknownCharge:
     api_key_name: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DifferentCharge:
+class DifferentCharge(msgspec.Struct, frozen=True, kw_only=True):
     """A task whose cost in our record is not what the ledgers charge."""
 
     own: OwnCharge
     charged: Mapping[str, Decimal]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnitCorrection:
+class UnitCorrection(msgspec.Struct, frozen=True, kw_only=True):
     """A task whose amount agrees while the ledgers name another unit. The ledgers are right."""
 
     task_id: str
     charges: Mapping[str, Decimal]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BillCheck:
+class BillCheck(msgspec.Struct, frozen=True, kw_only=True):
     """The result of comparing Kling's ledgers with our record, for a period."""
 
     since: datetime

@@ -1,15 +1,15 @@
 """What a daily report is made from. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+
+import msgspec
 
 from receiver.domain.model import RouteState, TaskState
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LastReport:
+class LastReport(msgspec.Struct, frozen=True, kw_only=True):
     """The last report: its local day, when it was made, and the total of missed callbacks at that time."""
 
     day: str
@@ -17,8 +17,7 @@ class LastReport:
     callbacks_missed: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportFacts:
+class ReportFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What happened in a period, and what is so at its end.
 
     ``ended`` counts tasks by the state they ended in. ``spent`` is by unit. ``dead`` counts, by route, the deliveries

@@ -6,8 +6,9 @@ bounded: they never contain an id, a token, a URL or a client's host.
 
 from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 Labels = tuple[str, ...]
 
@@ -50,8 +51,7 @@ class Counter:
         return copied
 
 
-@dataclass(slots=True)
-class Distribution:
+class Distribution(msgspec.Struct):
     """Observations of one set of labels: how many fell in each bucket, the last one without a bound, and their sum."""
 
     counts: list[int]
@@ -86,14 +86,13 @@ class Histogram:
         return copied
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gauge:
+class Gauge(msgspec.Struct, frozen=True, kw_only=True):
     """Values that were read when they were asked for, by labels. A value that could not be read is missing."""
 
     name: str
     text: str
     labels: Labels = ()
-    values: Mapping[Labels, float] = field(default_factory=dict)
+    values: Mapping[Labels, float] = msgspec.field(default_factory=dict)
 
 
 class Metrics:

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+
+import msgspec
 
 _SOON = timedelta(seconds=1)
 
@@ -57,18 +58,19 @@ class Notifier:
             self.forward()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Notifiers:
+class Notifiers(msgspec.Struct, frozen=True, kw_only=True):
     """One notifier per kind of committed work."""
 
-    deliveries: Notifier = field(default_factory=Notifier)  # a delivery may be due
-    tasks: Notifier = field(default_factory=Notifier)  # a submit may be due, a slot is free, or Kling has answered
-    lookups: Notifier = field(default_factory=Notifier)  # a lookup of a create may be due
-    polls: Notifier = field(default_factory=Notifier)  # a poll may be due
-    events: Notifier = field(default_factory=Notifier)  # an event may be new in the event stream
-    replays: Notifier = field(default_factory=Notifier)  # a replay may have items left
-    batches: Notifier = field(default_factory=Notifier)  # a batch may be complete
-    calls: Notifier = field(default_factory=Notifier)  # a call of another node, or its answer, may be there
+    deliveries: Notifier = msgspec.field(default_factory=Notifier)  # a delivery may be due
+    tasks: Notifier = msgspec.field(
+        default_factory=Notifier
+    )  # a submit may be due, a slot is free, or Kling has answered
+    lookups: Notifier = msgspec.field(default_factory=Notifier)  # a lookup of a create may be due
+    polls: Notifier = msgspec.field(default_factory=Notifier)  # a poll may be due
+    events: Notifier = msgspec.field(default_factory=Notifier)  # an event may be new in the event stream
+    replays: Notifier = msgspec.field(default_factory=Notifier)  # a replay may have items left
+    batches: Notifier = msgspec.field(default_factory=Notifier)  # a batch may be complete
+    calls: Notifier = msgspec.field(default_factory=Notifier)  # a call of another node, or its answer, may be there
 
     def by_name(self) -> Mapping[str, Notifier]:
         """Return the notifiers by name."""

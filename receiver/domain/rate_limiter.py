@@ -1,17 +1,17 @@
 """A sliding-window rate limiter. Pure: the time is an argument."""
 
 from collections import deque
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+import msgspec
 
-@dataclass(slots=True)
-class RateLimiter:
+
+class RateLimiter(msgspec.Struct):
     """Permits at most ``count`` starts within any ``per``. All of them may come in one burst."""
 
     count: int
     per: timedelta
-    _started: deque[datetime] = field(default_factory=deque)
+    _started: deque[datetime] = msgspec.field(default_factory=deque)
 
     def available(self, now: datetime) -> int:
         """Return how many starts are permitted at this moment."""

@@ -1,9 +1,10 @@
 """A replay: past events that are delivered again on request."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+
+import msgspec
 
 from receiver.domain.model import Delivery, DeliveryStatus
 
@@ -16,8 +17,7 @@ class ReplayState(StrEnum):
     CANCELLED = "cancelled"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplaySelection:
+class ReplaySelection(msgspec.Struct, frozen=True, kw_only=True):
     """The filter of a replay; every given condition must match.
 
     Normally it selects finished deliveries, each for its own route or all for ``to_route``. If ``to_route`` is the
@@ -42,8 +42,7 @@ class ReplaySelection:
         return self.to_route is not None and not (self.deliveries or self.route or self.statuses)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Replay:
+class Replay(msgspec.Struct, frozen=True, kw_only=True):
     """A requested replay and its progress.
 
     It covers what existed when it was requested: ids up to ``last``. ``cursor`` is the last id processed.
@@ -63,8 +62,7 @@ class Replay:
     finished_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplayItem:
+class ReplayItem(msgspec.Struct, frozen=True, kw_only=True):
     """One event to deliver to one route again. ``position`` is its place in the replay's order."""
 
     position: str
@@ -76,8 +74,7 @@ class ReplayItem:
     created_at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplayCount:
+class ReplayCount(msgspec.Struct, frozen=True, kw_only=True):
     """How many selected items one route has in one status. ``status`` is None if the replay selects events."""
 
     route: str
@@ -87,8 +84,7 @@ class ReplayCount:
     newest: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplayStep:
+class ReplayStep(msgspec.Struct, frozen=True, kw_only=True):
     """New deliveries that advance *replay* to ``cursor``. The last step has a ``finished_at``."""
 
     replay: Replay

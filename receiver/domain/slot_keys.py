@@ -4,14 +4,13 @@
 whole pack if all models count together.
 """
 
-from dataclasses import dataclass
+import msgspec
 
 OTHER_MODELS = "other"
 """Stands for the models beyond a bounded number of names, and for names that no model can have."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlotLimit:
+class SlotLimit(msgspec.Struct, frozen=True, kw_only=True):
     """The limits of a slot key: the configured ``limit`` (0: none), and the ``learned`` one, if there is one.
 
     ``is_named``: the configuration names the model.

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from enum import StrEnum
 from typing import Any
+
+import msgspec
 
 from receiver.domain.model import ALERT_PREFIX, Json
 from receiver.domain.template import Expression, parse_template
@@ -29,8 +30,7 @@ class RenderError(Exception):
     """A template's expression cannot be evaluated for an event."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Notification:
+class Notification(msgspec.Struct, frozen=True, kw_only=True):
     """The text for people."""
 
     title: str

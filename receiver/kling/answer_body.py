@@ -1,7 +1,8 @@
 """Makes an answer's body readable and safe to keep: decoded, and without our keys."""
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from receiver.domain.redaction import Redactor
 from receiver.net.content_coding import decode

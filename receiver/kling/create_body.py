@@ -5,8 +5,9 @@ The client's text is edited, not written anew, so every other member reaches Kli
 
 import json
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+import msgspec
 
 from receiver.domain.errors import InvalidRequest, MalformedBody
 from receiver.domain.model import Generation, Json
@@ -17,8 +18,7 @@ from receiver.kling.strict_json import strip_mark
 _OPTIONS = "options"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CreateBody:
+class CreateBody(msgspec.Struct, frozen=True, kw_only=True):
     """A create's body, ready to send as ``content``, and what the client asked for.
 
     ``reply_to`` is the client's own callback URL. ``external_task_id`` is the id of the task, or "".

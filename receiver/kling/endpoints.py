@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeAlias
 from urllib.parse import quote
 
+import msgspec
+
 from receiver.domain.model import Generation, Json
 
 Pack: TypeAlias = Literal["video", "image"]
@@ -33,8 +35,7 @@ _HOUSEKEEPING = re.compile(
 _MODEL = "{model}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueryApi:
+class QueryApi(msgspec.Struct, frozen=True, kw_only=True):
     """How to query the tasks of a generation: by ids, at most ``max_ids`` per call, or as a list.
 
     ``by_id`` and ``by_external_id`` are path templates; ``listing`` is a method and a path template.
@@ -62,31 +63,27 @@ QUERY_APIS: Final[Mapping[Generation, QueryApi]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FieldImages:
+class FieldImages(msgspec.Struct, frozen=True, kw_only=True):
     """Each image goes into one of these members."""
 
     names: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListImages:
+class ListImages(msgspec.Struct, frozen=True, kw_only=True):
     """Images go into a list, each as an object with the member *key*, or as a string if *key* is None."""
 
     name: str
     key: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FrameImages:
+class FrameImages(msgspec.Struct, frozen=True, kw_only=True):
     """Images go into the new generation's ``contents``, each with its part as type; the last part may repeat."""
 
     parts: Sequence[str]
     may_repeat: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectImages:
+class ObjectImages(msgspec.Struct, frozen=True, kw_only=True):
     """One image goes into member ``one`` of the object *name*; several go into ``several``, if it is set."""
 
     name: str

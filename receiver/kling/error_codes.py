@@ -6,10 +6,12 @@ The code decides, because one status has many meanings: a 429 may end in a secon
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from receiver.domain.errors import (
     AccountBlocked,
@@ -97,8 +99,7 @@ _MAX_DEPTH: Final = 3
 _MAX_RETRY_AFTER: Final = timedelta(days=1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ErrorResponse:
+class ErrorResponse(msgspec.Struct, frozen=True, kw_only=True):
     """The parts of an answer that matter for errors. ``document`` is None if the body is not a JSON object."""
 
     status: int

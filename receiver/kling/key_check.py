@@ -1,8 +1,9 @@
 """Checks Kling's key with one cheap query, which creates nothing and costs nothing."""
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+
+import msgspec
 
 from receiver.domain.clock import Clock
 from receiver.domain.errors import KlingError, MalformedBody
@@ -21,8 +22,7 @@ _PATH = Endpoint(path="images/generations").list_path(1)  # every account may li
 _MAX_BODY = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyCheck:
+class KeyCheck(msgspec.Struct, frozen=True, kw_only=True):
     """Kling's answer: the error that it means, if any, and how far this machine's clock is ahead of Kling's."""
 
     status: int

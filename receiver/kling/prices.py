@@ -5,9 +5,10 @@ Kling publishes its prices as tables that change, so the receiver learns them fr
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final, TypeAlias
+
+import msgspec
 
 from receiver.domain.costs import EXACT_DECIMAL
 from receiver.domain.model import Json
@@ -27,8 +28,7 @@ PriceKind: TypeAlias = tuple[str, ...]
 """What tasks of equal price have in common: the endpoint, the model, and the options that Kling charges for."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Price:
+class Price(msgspec.Struct, frozen=True, kw_only=True):
     """What tasks of one kind cost: the median by unit, and of how many ``tasks``."""
 
     charges: Mapping[str, Decimal]

@@ -12,8 +12,9 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
+
+import msgspec
 
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -29,8 +30,7 @@ _PLACEHOLDER_LENGTH = 2048
 """Longer than any string whose content is parsed, so a placeholder is never mistaken for one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RawMember:
+class RawMember(msgspec.Struct, frozen=True, kw_only=True):
     """One ``"key": value`` of an object: its text, and the position of its value."""
 
     key: str
@@ -85,8 +85,7 @@ def _skip_space(text: str, at: int) -> int:
     return found.end() if found else at
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExtractedBlobs:
+class ExtractedBlobs(msgspec.Struct, frozen=True, kw_only=True):
     """A JSON text with a placeholder for each long string of base64 letters.
 
     A blob and its placeholder both consist of letters between the same quotes. So either both texts are valid JSON of

@@ -2,12 +2,13 @@
 
 import asyncio
 import re
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from http import HTTPStatus
 from typing import Protocol, TypeAlias
 from urllib.parse import urljoin, urlsplit
+
+import msgspec
 
 from receiver.domain.errors import NoResponse
 from receiver.net.http_client import HttpClient, StreamedResponse
@@ -21,16 +22,14 @@ _UNSATISFIED_RANGE = re.compile(r"bytes \*/(?P<size>\d{1,18})")
 _LENGTH = re.compile(r"\d{1,18}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MinimumRate:
+class MinimumRate(msgspec.Struct, frozen=True, kw_only=True):
     """The minimum transfer rate: at least ``min_bytes`` in every ``seconds``, until the end."""
 
     min_bytes: int = 256 * 1024
     seconds: float = 30.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContentInfo:
+class ContentInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What the response headers say about the body.
 
     ``offset`` is where in the file the body starts. ``size`` is the whole file's, None if unknown. ``validator``
@@ -65,23 +64,20 @@ class DownloadTarget(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completed:
+class Completed(msgspec.Struct, frozen=True, kw_only=True):
     """The file is complete."""
 
     size: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ErrorStatus:
+class ErrorStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The server answered with an error status."""
 
     peer: str
     status: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TooLarge:
+class TooLarge(msgspec.Struct, frozen=True, kw_only=True):
     """The file exceeds the size limit; the bytes received so far are useless."""
 
     peer: str
@@ -90,8 +86,7 @@ class TooLarge:
 DownloadResult: TypeAlias = Completed | ErrorStatus | TooLarge
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Redirect:
+class _Redirect(msgspec.Struct, frozen=True, kw_only=True):
     """The server redirects to another URL."""
 
     url: str

@@ -7,10 +7,11 @@ decoding must not happen here.
 import asyncio
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import TypeVar
+
+import msgspec
 
 from receiver.domain.errors import NetworkFault, NoResponse, RequestNotSent
 from receiver.net.connection_pool import MAX_AGE, ConnectionPool
@@ -35,8 +36,7 @@ __all__ = [
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpResponse:
+class HttpResponse(msgspec.Struct, frozen=True, kw_only=True):
     """A complete response. Header names are lower case; ``body`` is not decoded and may be ``truncated``."""
 
     status: int
@@ -45,8 +45,7 @@ class HttpResponse:
     truncated: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamedResponse:
+class StreamedResponse(msgspec.Struct, frozen=True, kw_only=True):
     """A response whose body is still arriving. ``peer`` is the host and port, safe to show.
 
     ``body`` is the whole body if it has arrived together with the head, else None. ``chunks`` has it in any case.
@@ -59,8 +58,7 @@ class StreamedResponse:
     body: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamedBody:
+class StreamedBody(msgspec.Struct, frozen=True, kw_only=True):
     """A request body that is still arriving; it can be read once. ``size`` is None if unknown."""
 
     size: int | None
@@ -240,8 +238,7 @@ async def read_limited(response: StreamedResponse, *, max_body: int) -> HttpResp
     )
 
 
-@dataclass(slots=True, kw_only=True)
-class _Exchange:
+class _Exchange(msgspec.Struct, kw_only=True):
     """The progress of one request, so that an error can say exactly how far it came."""
 
     target: Target

@@ -6,11 +6,11 @@ No request is sent.
 import asyncio
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address
 
 import httpx2 as httpx
+import msgspec
 
 from receiver.domain.errors import RequestNotSent
 from receiver.net.dialer import AddressGuard, Dialer, IPAddress
@@ -19,8 +19,7 @@ from receiver.net.tls import default_tls
 _PORTS = {"http": 80, "https": 443}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reached:
+class Reached(msgspec.Struct, frozen=True, kw_only=True):
     """A host that accepted a connection. ``certificate_ends_at`` is None without TLS."""
 
     host: str

@@ -3,9 +3,10 @@
 import base64
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import quote
+
+import msgspec
 
 from receiver.domain.errors import RequestNotSent
 
@@ -33,8 +34,7 @@ _HEAD = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class Target(msgspec.Struct, frozen=True, kw_only=True):
     """A parsed URL, in the parts that a request needs."""
 
     host: str

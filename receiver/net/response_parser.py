@@ -5,10 +5,10 @@ for this request, but its connection is not reused.
 """
 
 from collections import deque
-from dataclasses import dataclass, field
 from http import HTTPStatus
 
 import httptools
+import msgspec
 
 MAX_HEAD = 100 * 1024
 """The most bytes of a head, and of anything else that is not a body: trailers and chunk sizes."""
@@ -21,8 +21,7 @@ class InvalidResponse(Exception):  # the name says enough; it never leaves this 
     """The peer sent something that is not a valid HTTP response."""
 
 
-@dataclass(slots=True, eq=False)
-class IncomingResponse:
+class IncomingResponse(msgspec.Struct, eq=False):
     """A response that is still arriving. Header names are in lower case; repeated headers are joined.
 
     ``keeps_alive`` is only known when the response ``is_complete``.
@@ -30,8 +29,8 @@ class IncomingResponse:
 
     to_head_request: bool = False
     status: int = 0
-    headers: dict[str, str] = field(default_factory=dict)
-    chunks: deque[bytes] = field(default_factory=deque)
+    headers: dict[str, str] = msgspec.field(default_factory=dict)
+    chunks: deque[bytes] = msgspec.field(default_factory=deque)
     buffered: int = 0
     has_head: bool = False
     is_complete: bool = False

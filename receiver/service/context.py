@@ -1,8 +1,9 @@
 """What every part of the service is built from: settings, store, Kling, clock and the like. Tests use their own."""
 
-from dataclasses import dataclass, field
 from datetime import datetime
 from random import Random
+
+import msgspec
 
 from receiver.domain.clock import Clock, Ids
 from receiver.domain.duties import ALWAYS_HELD, Tenures
@@ -21,8 +22,7 @@ from receiver.service.tracing import NO_TRACING, Tracing
 from receiver.settings import Settings, secrets_in
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
+class Context(msgspec.Struct, frozen=True, kw_only=True):
     """What every part of the service is built from."""
 
     settings: Settings
@@ -38,7 +38,7 @@ class Context:
     rng: Random
     metrics: Metrics
     tracing: Tracing = NO_TRACING
-    tenures: Tenures = field(default_factory=lambda: ALWAYS_HELD)
+    tenures: Tenures = msgspec.field(default_factory=lambda: ALWAYS_HELD)
 
     def apply(self, settings: Settings) -> None:
         """Change what all parts share: the log level, the secrets to hide, and the routes' names and rules."""

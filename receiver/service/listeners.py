@@ -5,10 +5,10 @@ A request in flight finishes with the app that it began with.
 
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from urllib.parse import urlsplit
 
+from msgspec.structs import replace
 from starlette.types import ASGIApp
 
 from receiver.delivery.lanes import LaneRegistry

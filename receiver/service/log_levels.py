@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from receiver.domain.errors import ConfigurationError
 
@@ -18,12 +19,11 @@ _PACKAGE = "receiver"
 _ROOT = Path(__file__).parents[1]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogLevels:
+class LogLevels(msgspec.Struct, frozen=True, kw_only=True):
     """The least level that is logged, and those of some modules, each with everything below it."""
 
     default: int = logging.INFO
-    by_module: Mapping[str, int] = field(default_factory=dict)
+    by_module: Mapping[str, int] = msgspec.field(default_factory=dict)
 
     def of(self, module: str) -> int:
         """Return the level of a module: that of the longest name that contains it, else the default."""

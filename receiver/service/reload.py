@@ -7,10 +7,10 @@ A configuration with a fault changes nothing.
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Protocol
 
 import structlog
+from msgspec.structs import replace
 
 from receiver.domain.api_schema.config import ChangedSetting, ConfigChanges, RemovedRoute
 from receiver.domain.errors import ConfigurationError, ReceiverError

@@ -7,12 +7,12 @@ start later than this service.
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 
+import msgspec
 import structlog
 from starlette.types import Receive, Scope, Send
 
@@ -36,8 +36,7 @@ _CHECK_INTERVAL = timedelta(seconds=1)
 _KIB = 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Obstacle:
+class Obstacle(msgspec.Struct, frozen=True, kw_only=True):
     """Why the store cannot be opened: ``find`` returns it until it is gone. The others are for the log and clients."""
 
     find: Callable[[], Awaitable[StoreUnavailable | None]]

@@ -8,8 +8,8 @@ a service that runs only in part is worse than a restarted one.
 import asyncio
 import signal
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
 
+import msgspec
 import structlog
 
 from receiver.domain.api_schema.resources import Check
@@ -23,8 +23,7 @@ Work = Callable[[asyncio.Event], Coroutine[object, object, None]]
 """A part of the service: runs until the event is set, finishes its work in flight, and returns."""
 
 
-@dataclass(slots=True)
-class _Running:
+class _Running(msgspec.Struct):
     """A running part, and the event that stops it."""
 
     stop: asyncio.Event

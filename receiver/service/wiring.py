@@ -1,8 +1,9 @@
 """Builds the parts of the service from a context. The service and the tests share this wiring."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import time, timedelta
+
+import msgspec
 
 from receiver.archive.archiver import Archiver, CopyTarget, UrlRefresher
 from receiver.archive.deletion import TaskDeleter
@@ -45,8 +46,7 @@ GRACE = timedelta(seconds=20)
 """How long work in flight may continue after a stop signal: longer than a webhook's timeout."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskServices:
+class TaskServices(msgspec.Struct, frozen=True, kw_only=True):
     """The services that submit and track tasks."""
 
     inbox: Inbox
@@ -84,8 +84,7 @@ class TaskServices:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeliveryServices:
+class DeliveryServices(msgspec.Struct, frozen=True, kw_only=True):
     """The services that deliver and replay events."""
 
     route_states: RouteStates
@@ -299,8 +298,7 @@ def build_previews(context: Context, objects: ObjectSource | None = None) -> Pre
     return Previews((settings.archive.dir or settings.data_dir) / FOLDER, ArchiveReader(objects))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResultServices:
+class ResultServices(msgspec.Struct, frozen=True, kw_only=True):
     """The services that show and remove archived results."""
 
     previews: Previews

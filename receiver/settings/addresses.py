@@ -4,9 +4,10 @@ The readers follow :mod:`receiver.settings.values`. A URL may contain a secret, 
 """
 
 import re
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import SplitResult, urlsplit
+
+import msgspec
 
 from receiver.domain.ssrf_denylist import SSRF_DENYLIST
 from receiver.settings.values import InvalidValue, quoted, read_text
@@ -18,8 +19,7 @@ _MAX_PORT = 65535
 _FORBIDDEN_HOSTS = frozenset({"metadata", "metadata.google.internal", "metadata.goog", "instance-data"})
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(msgspec.Struct, frozen=True):
     """Host and port of a listener."""
 
     host: str

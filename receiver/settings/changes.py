@@ -1,8 +1,8 @@
 """Compares two configurations: what a reload changes, and what needs a restart. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+import msgspec
 from pydantic import BaseModel
 
 from receiver.settings.export import masked, walk_values
@@ -29,8 +29,7 @@ RELOADABLE = (
 """The settings that can change while the service runs. All others, also new ones, need a restart."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SettingChange:
+class SettingChange(msgspec.Struct, frozen=True, kw_only=True):
     """A changed setting. The values are None if they may not be shown; a missing value is an empty string."""
 
     key: str
@@ -39,8 +38,7 @@ class SettingChange:
     needs_restart: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Changes:
+class Changes(msgspec.Struct, frozen=True, kw_only=True):
     """What differs between the running configuration and another one. Routes are compared by name."""
 
     settings: Sequence[SettingChange]
@@ -78,8 +76,7 @@ def compare(running: Settings, loaded: Settings) -> Changes:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Value:
+class _Value(msgspec.Struct, frozen=True):
     """A value, and how it may be shown."""
 
     real: object

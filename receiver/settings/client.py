@@ -7,10 +7,11 @@ a fraction of a second, so these keys are read without the definitions of all ot
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from receiver.domain.errors import ConfigurationError
 from receiver.domain.secret import Secret
@@ -35,8 +36,7 @@ _KEYS: Mapping[Location, tuple[str, Callable[[object, secrets.LoadContext], Any]
 """A client's keys, each with its default as the file would say it, and its reader."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientSettings:
+class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of a client."""
 
     listen: Address

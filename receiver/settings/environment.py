@@ -7,10 +7,10 @@ number after the last one adds a route: ``KLING_RECEIVER__ROUTES__0__CONCURRENCY
 import copy
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 from pydantic import BaseModel
 
 from receiver.settings.introspection import as_section, as_sections, is_list, is_table, is_unquoted
@@ -21,8 +21,7 @@ from receiver.settings.variables import PREFIX, parse_structure
 _NUMBER = re.compile(r"[0-9]{1,4}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnvOverrides:
+class EnvOverrides(msgspec.Struct, frozen=True, kw_only=True):
     """Values after the overrides, the variable behind each overridden value, and errors."""
 
     values: dict[str, Any]

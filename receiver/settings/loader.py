@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from pydantic import ValidationError
 
 from receiver.domain.errors import ConfigurationError
@@ -24,8 +24,7 @@ from receiver.settings.warnings import find_warnings
 DEFAULT_API_KEY = "env:KLING_API_KEY"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """The configuration and its sources.
 
     ``origins`` maps each key, such as ``kling.api_key`` or ``routes.0.on``, to its source: ``config.toml:12``,
@@ -35,7 +34,7 @@ class Loaded:
 
     settings: Settings
     path: Path | None = None
-    origins: Mapping[str, str] = field(default_factory=dict)
+    origins: Mapping[str, str] = msgspec.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     unavailable: tuple[str, ...] = ()
 

@@ -1,12 +1,12 @@
 """Inspects paths of the configuration with the rights of the current user."""
 
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PathInfo:
+
+class PathInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What exists at a path. ``problem`` is a sentence with a remedy if the path could not be inspected."""
 
     exists: bool = False

@@ -4,9 +4,10 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+import msgspec
 
 from receiver.domain.errors import ConfigurationError
 from receiver.settings import toml_document, values
@@ -24,8 +25,7 @@ _KEYS = ("url", "token", "dialect")
 _read_dialect = partial(values.read_choice, choices={str(each): each for each in Dialect})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Profile:
+class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """A service by name. ``token`` is as written: a reference, or the token itself; empty if there is none."""
 
     name: str

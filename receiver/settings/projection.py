@@ -1,8 +1,9 @@
 """A webhook's ``payload``: the event, Kling's own body, or a JMESPath projection of the event."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from receiver.settings.conditions import read_condition
 from receiver.settings.values import InvalidValue, quoted, read_choice
@@ -22,8 +23,7 @@ PAYLOAD_SCHEMA: Mapping[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Projection:
+class Projection(msgspec.Struct, frozen=True):
     """A JMESPath expression over the event object. Its value is the body of the request."""
 
     expression: str

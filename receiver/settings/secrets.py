@@ -6,9 +6,11 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
+
+import msgspec
+from msgspec.structs import replace
 
 from receiver.domain import signing
 from receiver.domain.secret import Secret
@@ -29,19 +31,18 @@ class Unavailable(InvalidValue):
     """A secret that may exist where the service runs, but not here."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadContext:
+class LoadContext(msgspec.Struct, frozen=True, kw_only=True):
     """What values may refer to: the environment, and the folder that relative paths start from.
 
     ``route_names`` collects the names of routes during the load, so that each is unique. Without ``needs_secrets``,
     ``unavailable`` collects the references that cannot be looked up here; these secrets get a stand-in.
     """
 
-    environ: Mapping[str, str] = field(default_factory=dict)
+    environ: Mapping[str, str] = msgspec.field(default_factory=dict)
     folder: Path = Path()
-    route_names: set[str] = field(default_factory=set)
+    route_names: set[str] = msgspec.field(default_factory=set)
     needs_secrets: bool = True
-    unavailable: list[str] = field(default_factory=list)
+    unavailable: list[str] = msgspec.field(default_factory=list)
 
     @property
     def context(self) -> "LoadContext":

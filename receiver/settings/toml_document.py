@@ -8,9 +8,10 @@ import re
 import tomllib
 from bisect import bisect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
+
+import msgspec
 
 from receiver.domain.errors import ConfigurationError
 
@@ -34,13 +35,12 @@ _STRING = re.compile(
 _BARE_VALUE = re.compile(r"[^,\]}#\n]*")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
+class Document(msgspec.Struct, frozen=True, kw_only=True):
     """The file's values, their line numbers (from 1), and the file's name for messages."""
 
     label: str = ""
-    values: Mapping[str, Any] = field(default_factory=dict)
-    lines: Mapping[Location, int] = field(default_factory=dict)
+    values: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    lines: Mapping[Location, int] = msgspec.field(default_factory=dict)
 
 
 def dotted(location: Location) -> str:

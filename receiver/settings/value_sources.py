@@ -1,15 +1,15 @@
 """Where each value of the configuration comes from: a line of the file, a variable, or the defaults."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from receiver.settings.toml_document import Document, Location, dotted
 
 _DEFAULTS = "the defaults"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ValueSources:
+class ValueSources(msgspec.Struct, frozen=True, kw_only=True):
     """The source of each value: a line of the file, or an environment variable."""
 
     file: Document

@@ -6,9 +6,10 @@ that says what to write instead. URLs are never quoted, because they may contain
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
+
+import msgspec
 
 from receiver.domain.control_characters import is_surrogate
 
@@ -74,8 +75,7 @@ class Share(float):
         return f"{self * _WHOLE:g}%"
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
+class Rate(msgspec.Struct, frozen=True):
     """At most ``count`` operations per period ``per``."""
 
     count: int

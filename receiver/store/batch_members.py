@@ -1,7 +1,8 @@
 """Adds new tasks to their batches. A batch is created with its first task and closed with its last."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from receiver.domain.batches import Batch
 from receiver.domain.clock import from_micros, micros

@@ -1,8 +1,9 @@
 """The arguments of the rarer calls of a store, as the writer's items."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
+
+import msgspec
 
 from receiver.domain.audit import AuditEntry
 from receiver.domain.batches import FinishedBatch
@@ -16,8 +17,7 @@ from receiver.store.interfaces import RetentionTarget, StoredTask
 from receiver.store.retention_pages import PAGE_SIZE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AcknowledgeCall:
+class AcknowledgeCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call of ``alerts.acknowledge``."""
 
     alert_id: str
@@ -25,16 +25,14 @@ class AcknowledgeCall:
     action: AuditEntry
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CloseAlertsCall:
+class CloseAlertsCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call of ``alerts.close_ended``, with the alerts that it found."""
 
     ids: Sequence[str]
     now: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CloseBatchCall:
+class CloseBatchCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call of ``batches.close``."""
 
     name: str
@@ -42,8 +40,7 @@ class CloseBatchCall:
     action: AuditEntry
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinishCall:
+class FinishCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call of ``batches.finish``."""
 
     name: str
@@ -51,8 +48,7 @@ class FinishCall:
     limit: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeleteCall:
+class DeleteCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call of ``deletions.delete``."""
 
     task_id: str
@@ -61,8 +57,7 @@ class DeleteCall:
     action: AuditEntry
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SaveDurationsCall:
+class SaveDurationsCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call of ``durations.save``."""
 
     durations: Mapping[str, Sequence[float]]
@@ -70,8 +65,7 @@ class SaveDurationsCall:
     keep: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MakeDueCall:
+class MakeDueCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call of ``replays.make_due``."""
 
     delivery_id: str
@@ -79,24 +73,21 @@ class MakeDueCall:
     action: AuditEntry
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AddRepeatCall:
+class AddRepeatCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call of ``replays.add_repeat``."""
 
     delivery: Delivery
     action: AuditEntry
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AddReplayCall:
+class AddReplayCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call of ``replays.add``."""
 
     replay: Replay
     action: AuditEntry
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CancelCall:
+class CancelCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call of ``replays.cancel``."""
 
     replay_id: str
@@ -104,16 +95,14 @@ class CancelCall:
     action: AuditEntry
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AddReportCall:
+class AddReportCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call of ``reports.add``."""
 
     report: LastReport
     routed: RoutedEvent | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SweepCall:
+class SweepCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call of ``retention.sweep``."""
 
     target: RetentionTarget

@@ -6,7 +6,6 @@ Rows are only ever added at the end of a table, so a copy that was killed contin
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import msgspec
@@ -26,8 +25,7 @@ Report = Callable[[str, int, int], None]
 _encode = msgspec.msgpack.Encoder().encode
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+class Table(msgspec.Struct, frozen=True, kw_only=True):
     """A table and its key. ``numbered``: it numbers its rows by itself, and never uses a number twice.
 
     ``replaced``: triggers write to it while others are copied, so it is cleared and copied whole, as the last one.
@@ -99,8 +97,7 @@ TABLES = (
 """Every table with data of its own, those that others refer to first."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CopiedTable:
+class CopiedTable(msgspec.Struct, frozen=True, kw_only=True):
     """A table whose rows are the same in both databases, with the SHA-256 of all of them."""
 
     name: str

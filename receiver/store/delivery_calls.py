@@ -1,8 +1,9 @@
 """The arguments of calls of a delivery queue, as the writer's items."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import datetime
+
+import msgspec
 
 from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import micros
@@ -15,8 +16,7 @@ MAX_ATTEMPTS_RETAINED = 200
 """The number of newest attempts that are kept for each delivery."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimCall:
+class ClaimCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call of ``claim``."""
 
     route: str
@@ -29,8 +29,7 @@ class ClaimCall:
     skip: Collection[str] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimRoutesCall:
+class ClaimRoutesCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call of ``claim_routes``."""
 
     wanted: Sequence[RouteClaim]
@@ -38,8 +37,7 @@ class ClaimRoutesCall:
     skip: Collection[str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordAttemptCall:
+class RecordAttemptCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call of ``record_attempt``."""
 
     attempt: Attempt
@@ -49,8 +47,7 @@ class RecordAttemptCall:
     alerts: Sequence[RoutedEvent]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReleaseCall:
+class ReleaseCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call of ``release``."""
 
     delivery_id: str
@@ -58,24 +55,21 @@ class ReleaseCall:
     now: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReleaseAllCall:
+class ReleaseAllCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call of ``release_all``."""
 
     now: datetime
     suspect_after: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetryNowCall:
+class RetryNowCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call of ``retry_now``."""
 
     route: str
     now: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BringForwardCall:
+class BringForwardCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call of ``bring_forward``."""
 
     route: str
@@ -84,8 +78,7 @@ class BringForwardCall:
     limit: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SaveRouteCall:
+class SaveRouteCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call of ``save_route``."""
 
     state: RouteState

@@ -1,10 +1,9 @@
 """The error of one write in a group."""
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class ItemError:
+class ItemError(msgspec.Struct, frozen=True):
     """An error that concerns one item: its caller gets the error, and the rest of the group is written."""
 
     error: Exception

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
+
+from msgspec.structs import asdict
 
 from receiver.domain.clock import MICROSECOND, from_micros, micros
 from receiver.domain.model import DeliveryStatus

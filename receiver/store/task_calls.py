@@ -1,14 +1,14 @@
 """The arguments of calls of a task store, as the writer's items."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+import msgspec
 
 from receiver.domain.model import Delivery, Event, Origin, Task, TaskState
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AddCall:
+class AddCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call of ``add``."""
 
     task: Task
@@ -18,8 +18,7 @@ class AddCall:
     digest: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimTasksCall:
+class ClaimTasksCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call of ``claim_tasks``."""
 
     states: Sequence[TaskState]
@@ -30,8 +29,7 @@ class ClaimTasksCall:
     pushes_first: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MakeDueCall:
+class MakeDueCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call of ``make_due``."""
 
     states: Sequence[TaskState]
@@ -40,8 +38,7 @@ class MakeDueCall:
     min_gap: timedelta
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AddEventsCall:
+class AddEventsCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call of ``add_events``."""
 
     events: Sequence[Event]

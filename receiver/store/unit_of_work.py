@@ -1,9 +1,10 @@
 """The changes that a group of callers decides: their tasks, pushes, events and deliveries, collected to be written."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import compress
 from operator import ne
+
+import msgspec
 
 from receiver.domain.model import Delivery, Event, Push, PushOutcome, Task
 from receiver.store import rows
@@ -12,23 +13,22 @@ from receiver.store.interfaces import ApplyCall, ByToken, Change, TaskRef
 from receiver.store.item_error import ItemError
 
 
-@dataclass(slots=True)
-class UnitOfWork:
+class UnitOfWork(msgspec.Struct):
     """The tasks of a group with the changes decided so far, and everything to be written."""
 
     stored: Mapping[str, rows.Values]  # the changeable values of each loaded task
     tasks: dict[str, Task]
     pending: dict[str, list[Push]]
-    ids_by_token: dict[bytes, str] = field(default_factory=dict)
-    changed: dict[str, Task] = field(default_factory=dict)
-    pushes: list[Push] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
-    deliveries: list[Delivery] = field(default_factory=list)
-    outcomes: dict[tuple[str, str], PushOutcome] = field(default_factory=dict)  # by task and push
-    intents: dict[str, bytes] = field(default_factory=dict)
-    costs: list[rows.Values] = field(default_factory=list)
-    redundant_limits: dict[str, int] = field(default_factory=dict)
-    actions: list[rows.Values] = field(default_factory=list)
+    ids_by_token: dict[bytes, str] = msgspec.field(default_factory=dict)
+    changed: dict[str, Task] = msgspec.field(default_factory=dict)
+    pushes: list[Push] = msgspec.field(default_factory=list)
+    events: list[Event] = msgspec.field(default_factory=list)
+    deliveries: list[Delivery] = msgspec.field(default_factory=list)
+    outcomes: dict[tuple[str, str], PushOutcome] = msgspec.field(default_factory=dict)  # by task and push
+    intents: dict[str, bytes] = msgspec.field(default_factory=dict)
+    costs: list[rows.Values] = msgspec.field(default_factory=list)
+    redundant_limits: dict[str, int] = msgspec.field(default_factory=dict)
+    actions: list[rows.Values] = msgspec.field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.ids_by_token = {task.token_hash: task.id for task in self.tasks.values() if task.token_hash is not None}

@@ -7,7 +7,6 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -162,8 +161,7 @@ def _reject_unwritten(calls: Iterable[PendingWrite]) -> None:
         call.fail(StoreUnavailable("The store was closed before the write."))
 
 
-@dataclass(slots=True, eq=False)
-class OpGroup(Generic[Op]):
+class OpGroup(msgspec.Struct, Generic[Op], eq=False):
     """The items of one operation in a group, and the positions of their results."""
 
     op: Op

@@ -6,8 +6,9 @@ and the slot limiter covers the parallel tasks of a pack and model. The results 
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+import msgspec
 
 from receiver.domain.circuit_breaker import CircuitBreaker
 from receiver.domain.errors import KlingError, KlingRefusal, RetryHint
@@ -26,18 +27,15 @@ WAITING_FOR_SLOT = "waits for a slot"
 _WAITING_FOR_MORE_SLOTS = "waits for more slots than Kling was seen to have free"
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(msgspec.Struct, frozen=True):
     """The task may be sent now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Skip:
+class Skip(msgspec.Struct, frozen=True):
     """The task keeps its place in the queue; a task behind it may be sent."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wait:
+class Wait(msgspec.Struct, frozen=True, kw_only=True):
     """The task leaves the queue's head until a time."""
 
     until: datetime

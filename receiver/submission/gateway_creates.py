@@ -6,10 +6,10 @@ same client is a repeat while the first create has no delivered answer. Two crea
 """
 
 import asyncio
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
+import msgspec
 import structlog
 
 from receiver.domain.bounded_dict import BoundedDict
@@ -59,8 +59,7 @@ _NO_METADATA = TaskMetadata()
 _UNKNOWN_CALLER = Caller()
 
 
-@dataclass(slots=True, kw_only=True)
-class _Recent:
+class _Recent(msgspec.Struct, kw_only=True):
     """A create without a key that a client may repeat, until its answer is delivered.
 
     It is one before its task is stored, which may take longer than the client waits. ``task`` stays None if it cannot
@@ -70,7 +69,7 @@ class _Recent:
     begun_at: float
     caller: Caller
     task: Task | None = None
-    is_stored: asyncio.Event = field(default_factory=asyncio.Event)
+    is_stored: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
 
 
 class GatewayCreates:

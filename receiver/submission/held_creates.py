@@ -8,11 +8,11 @@ import asyncio
 import json
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Protocol, TypeAlias
 
+import msgspec
 import structlog
 
 from receiver.domain.clock import Clock
@@ -51,8 +51,7 @@ class Execute(Protocol):
         ...
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class HeldCreate:
+class HeldCreate(msgspec.Struct, kw_only=True, eq=False):
     """A create in the queue, and the clients that wait for its answer. ``refusal`` is Kling's last 1303 for it."""
 
     task: Task
@@ -60,8 +59,8 @@ class HeldCreate:
     size: int
     has_room: bool
     callers: list[Caller]
-    answer: "asyncio.Future[Answer]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    answered: asyncio.Event = field(default_factory=asyncio.Event)
+    answer: "asyncio.Future[Answer]" = msgspec.field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    answered: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
     refusal: KlingResponse | None = None
     is_stored: bool = False
     is_in_flight: bool = False
@@ -76,8 +75,7 @@ class HeldCreate:
         self.callers = [each for each in self.callers if each is not caller]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartedCreate:
+class StartedCreate(msgspec.Struct, frozen=True, kw_only=True):
     """A gateway client's create: its task, and the answer to come."""
 
     task: Task

@@ -1,9 +1,9 @@
 """A submit request and the task made from it, as stored before Kling is called. Pure: no clock, no I/O."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 
+import msgspec
 from msgspec.structs import replace
 
 from receiver.domain.errors import InvalidRequest
@@ -20,15 +20,14 @@ MAX_PRIORITY = 1000
 """The highest priority; the lowest is its negative."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskMetadata:
+class TaskMetadata(msgspec.Struct, frozen=True, kw_only=True):
     """Metadata of a task, not sent to Kling. ``batch_size`` is the expected number of tasks in its batch.
 
     ``callbacks`` is what the client's own callback URL receives; None means as the configuration says.
     """
 
     label: str | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = msgspec.field(default_factory=dict)
     batch: str | None = None
     batch_size: int | None = None
     callbacks: ClientCallbacks | None = None
@@ -46,8 +45,7 @@ class TaskMetadata:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Caller:
+class Caller(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """Who sends a create: the client's address and credentials, and its idempotency key if it sent one.
 
     ``has_left`` tells whether the client has closed its connection, ``is_stopping`` whether the service is stopping.
@@ -55,12 +53,11 @@ class Caller:
 
     client: str = ""
     key: str | None = None
-    has_left: Callable[[], bool] = field(default=lambda: False)
-    is_stopping: Callable[[], bool] = field(default=lambda: False)
+    has_left: Callable[[], bool] = msgspec.field(default=lambda: False)
+    is_stopping: Callable[[], bool] = msgspec.field(default=lambda: False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CreateRequest:
+class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A gateway client's create. ``pass_through`` is what it sent beside the body; it is forwarded and not stored.
 
     ``digest`` is that of the whole request. ``deadline`` is until when it may wait for a slot, on the monotonic clock.
@@ -85,8 +82,7 @@ class CreateRequest:
         return self.caller.client, self.digest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubmitRequest(TaskMetadata):
+class SubmitRequest(TaskMetadata, frozen=True, kw_only=True):
     """A request to submit a task. ``body`` is sent to Kling with the callback URL and the external id added.
 
     A queued task with a higher ``priority`` is sent first. With ``reuse`` a known idempotency key returns its task
@@ -109,8 +105,7 @@ class SubmitRequest(TaskMetadata):
         return TaskMetadata.add_to(self, task, settings)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubmitResult:
+class SubmitResult(msgspec.Struct, frozen=True, kw_only=True):
     """The submitted task. If ``deduplicated``, an earlier request with the same idempotency key created it."""
 
     task: Task

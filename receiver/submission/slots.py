@@ -8,8 +8,9 @@ the limit. A learned limit is probed from time to time, because other programs m
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+
+import msgspec
 
 from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.circuit_breaker import CircuitBreaker
@@ -24,8 +25,7 @@ _YIELD_TIME = timedelta(seconds=10)
 _MAX_KEYS = 1000
 
 
-@dataclass(slots=True)
-class _Group:
+class _Group(msgspec.Struct):
     """The tasks of one slot key: its configured ``limit`` (0: none), its ``learned_limit``, and whether tasks wait.
 
     ``head`` is the task that stays at the head. ``in_use`` never includes the task in question.
@@ -36,7 +36,7 @@ class _Group:
     head: Task | None = None
     has_waiters: bool = False
     probing: str | None = None
-    probe_breaker: CircuitBreaker = field(default_factory=lambda: CircuitBreaker(max_delay=MAX_PROBE_DELAY))
+    probe_breaker: CircuitBreaker = msgspec.field(default_factory=lambda: CircuitBreaker(max_delay=MAX_PROBE_DELAY))
 
     def exceeds_learned_limit(self, weight: int) -> bool:
         """Return whether the task alone exceeds the learned limit, so that no freed slot is enough."""

@@ -8,7 +8,6 @@ All queued tasks form one queue in the store. A caller that submits a task serve
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 from collections.abc import Coroutine, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -193,7 +192,7 @@ class Submitter:
         request = retry_request(task, await self._task_store.intent(task.id))
         for batch in batch_names(task.batch):
             try:
-                result = await self.submit(dataclasses.replace(request, batch=batch), wait=False)
+                result = await self.submit(replace(request, batch=batch), wait=False)
             except Conflict:  # the batch is closed
                 continue
             if not result.deduplicated:

@@ -6,10 +6,11 @@ in the body: an account without the newest model continues with the others.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
+
+import msgspec
 
 from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.circuit_breaker import CircuitBreaker
@@ -40,16 +41,14 @@ class Scope(StrEnum):
     RESOURCE = "resource"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountIssue:
+class AccountIssue(msgspec.Struct, frozen=True, kw_only=True):
     """An issue of the account, or of the pack or resource called ``name``."""
 
     scope: Scope
     name: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KlingCall:
+class KlingCall(msgspec.Struct, frozen=True, kw_only=True):
     """What a call to Kling needs from the account: whether it creates a task, the pack and the resource."""
 
     creates: bool = False
@@ -87,12 +86,11 @@ QUERY: Final = KlingCall()
 """A query about tasks: it is free and needs only the account itself."""
 
 
-@dataclass(slots=True)
-class _OpenIssue:
+class _OpenIssue(msgspec.Struct):
     """``codes`` are the reasons already reported. ``creates`` says which calls failed: creates, others or both."""
 
-    codes: set[int | str | None] = field(default_factory=set)
-    creates: set[bool] = field(default_factory=set)
+    codes: set[int | str | None] = msgspec.field(default_factory=set)
+    creates: set[bool] = msgspec.field(default_factory=set)
 
 
 class AccountMonitor:
@@ -136,8 +134,7 @@ class AccountMonitor:
         return True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlockedCreate:
+class BlockedCreate(msgspec.Struct, frozen=True, kw_only=True):
     """The issue that blocks a create, its reason, and the time ``until`` the next probe."""
 
     issue: AccountIssue

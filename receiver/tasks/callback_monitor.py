@@ -6,7 +6,8 @@ or a proxy blocks Kling. Without an alert the operator would notice only that re
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from receiver.domain.bounded_dict import BoundedDict
 
@@ -28,8 +29,7 @@ _HISTORY = 3 * WINDOW  # so that the ratio before a run of callbacks is known
 _MAX_REMEMBERED = 1000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallbackHealthChange:
+class CallbackHealthChange(msgspec.Struct, frozen=True, kw_only=True):
     """Callbacks stopped arriving, or resumed: ``missed`` of the last ``ended`` tasks had none."""
 
     is_missing: bool

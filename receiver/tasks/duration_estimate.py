@@ -7,8 +7,9 @@ likely. From few, the usual duration of the kind is inferred: it must explain th
 import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from statistics import median
+
+import msgspec
 
 FEW_DURATIONS = 6
 """With fewer past durations the usual one is inferred, also from running tasks."""
@@ -26,8 +27,7 @@ _LEAST_LIKELIHOOD = 0.001
 _EDGE = 3.0  # spreads around a center
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Peak:
+class Peak(msgspec.Struct, frozen=True, kw_only=True):
     """A likelihood of durations around a center; center and spread are of the logarithms."""
 
     weight: float
@@ -49,8 +49,7 @@ class Peak:
         return self.weight * _share_below((logarithm - self.center) / self.spread)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Knowledge:
+class Knowledge(msgspec.Struct, frozen=True, kw_only=True):
     """What is known about a kind of tasks. All are seconds.
 
     ``durations`` are those of past tasks, ``running`` the ages at which tasks were still running, ``siblings`` the

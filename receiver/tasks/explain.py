@@ -1,9 +1,10 @@
 """Explains a task: its intent, pushes, events, deliveries and attempts, and what happens next."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import urlsplit
+
+import msgspec
 
 from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import Clock
@@ -45,16 +46,14 @@ OUTCOME_TEXT: Mapping[PushOutcome, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReceivedPush:
+class ReceivedPush(msgspec.Struct, frozen=True, kw_only=True):
     """A push and its report, which is None if the body could not be parsed or is no longer kept."""
 
     push: Push
     report: StatusReport | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeliveryHistory:
+class DeliveryHistory(msgspec.Struct, frozen=True, kw_only=True):
     """A delivery and its attempts, oldest first."""
 
     view: DeliveryView
@@ -66,8 +65,7 @@ class DeliveryHistory:
         return self.view.delivery
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskExplanation:
+class TaskExplanation(msgspec.Struct, frozen=True, kw_only=True):
     """Everything stored about a task, oldest first. ``next_steps`` say what happens next or what to do."""
 
     task: Task

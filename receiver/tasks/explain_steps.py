@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
+
+import msgspec
 
 from receiver.domain.model import Event, Json, Origin, Task, TaskState
 from receiver.events.payload import result_urls
@@ -21,8 +22,7 @@ _ORIGINS = {
 _ASSET_ALERTS = ("alert.asset_lost", "alert.asset_expiring")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskStep:
+class TaskStep(msgspec.Struct, frozen=True, kw_only=True):
     """One step: its time, its kind, how it went, and the details."""
 
     at: datetime

@@ -9,10 +9,11 @@ gap may be five minutes.
 import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from typing import TypeAlias
+
+import msgspec
 
 from receiver.settings import PollSettings
 from receiver.tasks.duration_estimate import Peak, likelihoods
@@ -30,8 +31,7 @@ _CELLS = 5  # between two close polls
 _LAST_EDGE = 4 * 3600.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PollPlan:
+class PollPlan(msgspec.Struct, frozen=True, kw_only=True):
     """The best next poll for each number of polls left and each age, as numbers of the cells of :func:`_edges`.
 
     ``first`` is the first cell. In ``next_cells`` are, for each number of polls that are left, the cells whose ends
@@ -52,8 +52,7 @@ class PollPlan:
         return _unlikely_gap(age, left)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PollPolicy:
+class PollPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How a task is polled and when it is given up. Without a ``plan`` callbacks are expected, so polls are sparse.
 
     ``first_within`` limits the delay of the first poll if the plan is only a guess.

@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -62,8 +62,7 @@ from receiver.web.server.problems import Problem
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdminServices:
+class AdminServices(msgspec.Struct, frozen=True, kw_only=True):
     """The services that the admin app calls. ``event_notifier`` notifies after events were committed."""
 
     submitter: Submitter

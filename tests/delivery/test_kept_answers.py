@@ -3,13 +3,13 @@
 import asyncio
 import gzip
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
 
 import pytest
 from harness.clock import START
 from harness.factories import an_event
 from harness.http_peers import Peer, http_peer, respond_with, response
 from harness.waiting import wait_until
+from msgspec.structs import replace
 
 from receiver.delivery.lanes import LaneRegistry
 from receiver.delivery.senders.sender import DeliveryRequest

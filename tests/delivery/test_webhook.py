@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import timedelta
 from email.utils import format_datetime
 from ipaddress import ip_address
@@ -13,6 +12,7 @@ from harness.clock import START
 from harness.factories import an_event
 from harness.http_peers import http_peer, never_respond, respond_with, response
 from harness.ports import free_port
+from msgspec.structs import replace
 from standardwebhooks import Webhook
 
 from receiver.delivery.senders.sender import DeliveryRequest

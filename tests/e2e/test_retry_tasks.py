@@ -58,7 +58,10 @@ async def test_only_a_failed_task_can_be_retried(tmp_path: Path) -> None:
         )
 
         assert refused.returncode == 1
-        assert f"The state of task {task['id']} is 'succeed'. Only a failed, rejected, cancelled or expired task" in refused.stderr
+        assert (
+            f"The state of task {task['id']} is 'succeed'. Only a failed, rejected, cancelled or expired task"
+            in refused.stderr
+        )
         assert both.returncode == 2
 
 

@@ -3,13 +3,13 @@
 import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from harness.clock import START
 from harness.factories import an_event
+from msgspec.structs import replace
 
 from receiver.delivery.senders.script import ScriptSender
 from receiver.delivery.senders.sender import DeliveryRequest

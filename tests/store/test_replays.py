@@ -1,13 +1,13 @@
 """Replays in a store: selection, steps and single deliveries."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any, cast
 
 import msgspec
 import pytest
 from harness.factories import a_delivery, a_task, an_event, at
+from msgspec.structs import replace
 from store.conftest import Opener, Store, add_deliveries
 
 from receiver.delivery.replay import ReplayStore
@@ -27,7 +27,7 @@ def replays(store: Store) -> ReplayStore:
 
 def a_replay(id_: str = "rpl_1", *, known_routes: Sequence[str] = ("publish", "other"), **changes: Any) -> Replay:
     """A replay of everything that ended by the hundredth second."""
-    names = set(ReplaySelection.__dataclass_fields__)
+    names = set(ReplaySelection.__struct_fields__)
     selection = ReplaySelection(
         known_routes=tuple(known_routes), **{name: changes.pop(name) for name in names & set(changes)}
     )

@@ -4,9 +4,10 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from secrets import token_hex
+
+import msgspec
 
 from receiver.delivery.senders.process import MAX_SHUTDOWN, run
 from receiver.delivery.senders.sender import DeliveryRequest, RenderingFailed
@@ -30,8 +31,7 @@ CountPending = Callable[[str], Awaitable[int]]
 """Counts the pending deliveries of a route."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UrlResult:
+class UrlResult(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one URL. ``log`` is what Apprise logged about it."""
 
     ok: bool

@@ -13,10 +13,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from io import FileIO
 from pathlib import Path
+
+import msgspec
 
 from receiver.delivery.senders.process_tree import Process, ProcessTree, orphans, run_marker, ticks_since_boot
 
@@ -31,8 +32,7 @@ _FINAL_WAIT = 0.5
 _CHUNK_SIZE = 65536  # what a pipe holds
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProcessResult:
+class ProcessResult(msgspec.Struct, frozen=True, kw_only=True):
     """How a program ended: its exit code, or minus the signal's number, and the last part of its output."""
 
     code: int

@@ -9,9 +9,10 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+import msgspec
 
 _RUN_VARIABLE = "KLING_RUN"
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -70,8 +71,7 @@ def _namespace() -> int:
         return 0
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(msgspec.Struct, frozen=True):
     """A process on this machine. The start time distinguishes it from a later one with the same PID."""
 
     id: int
@@ -83,8 +83,7 @@ class Process:
         return stat is not None and stat.started == self.started
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Stat:
+class _Stat(msgspec.Struct, frozen=True, kw_only=True):
     """Fields of ``/proc/ID/stat`` of a live process."""
 
     id: int
@@ -94,8 +93,7 @@ class _Stat:
     started: str
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessTree:
+class ProcessTree(msgspec.Struct, frozen=True):
     """Identifies the descendants of one run, including those that left its group and session.
 
     ``since`` is :func:`ticks_since_boot` from before its start.

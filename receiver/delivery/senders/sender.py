@@ -3,16 +3,16 @@
 A new kind is one file here and one branch in :func:`receiver.delivery.lanes.make_sender`.
 """
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
+
+import msgspec
 
 from receiver.domain.errors import ReceiverError
 from receiver.domain.model import Event, Failed, Outcome
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeliveryRequest:
+class DeliveryRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt to make: the event, the attempt's number (from one) and its time.
 
     ``url`` is set if the task carries its client's own callback URL.

@@ -5,9 +5,9 @@ A call is served once at most. If the node that serves it dies, its caller gets 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 
+import msgspec
 import structlog
 
 from receiver.domain.clock import Clock, Ids
@@ -34,8 +34,7 @@ _MAX_TAKEN = 64
 HasLeft = Callable[[], bool]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteCaller:
+class RemoteCaller(msgspec.Struct, frozen=True, kw_only=True):
     """The caller of a call that is served: whether it has left, and whether this node stops serving it."""
 
     has_left: Callable[[], bool]

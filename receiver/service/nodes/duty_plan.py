@@ -6,8 +6,9 @@ off from the database itself. So its owner, which may have been cut off too, is 
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import timedelta
+
+import msgspec
 
 from receiver.domain.duties import Duty
 from receiver.store.interfaces.nodes import Lease, NodesView
@@ -18,8 +19,7 @@ HAND_OVER_INTERVAL = 30.0
 _HAND_OVER_ORDER = (Duty.DELIVERING, Duty.ARCHIVING, Duty.HOUSEKEEPING, Duty.KLING)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseTiming:
+class LeaseTiming(msgspec.Struct, frozen=True, kw_only=True):
     """How long a lease lasts, how often it is renewed, and how much earlier its holder stops by itself.
 
     A free duty is taken after three renewals at the latest, so a node that dies is replaced within
@@ -36,13 +36,12 @@ class LeaseTiming:
         return (self.lifetime - self.margin).total_seconds()
 
 
-@dataclass(slots=True)
-class DutyPlan:
+class DutyPlan(msgspec.Struct):
     """Plans the next steps of the process called *instance*."""
 
     instance: str
     timing: LeaseTiming
-    _sightings: dict[tuple[Duty, int], int] = field(default_factory=dict)
+    _sightings: dict[tuple[Duty, int], int] = msgspec.field(default_factory=dict)
     _handed_over_at: float = float("-inf")
 
     def to_take(self, view: NodesView, *, may_replace: bool = True) -> Sequence[Lease]:

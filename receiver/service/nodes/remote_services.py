@@ -4,8 +4,9 @@ On the holder itself nothing is stored and nothing waits: the service is called 
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from receiver.domain.duties import Duty, Tenure
 from receiver.domain.errors import CallLost, KlingUncertain

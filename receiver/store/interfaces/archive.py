@@ -1,16 +1,16 @@
 """Events whose results the archiver downloads."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
+
+import msgspec
 
 from receiver.domain.model import ArchiveState, Asset, Event
 from receiver.events.factory import RoutedEvent
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArchiveUpdate:
+class ArchiveUpdate(msgspec.Struct, frozen=True, kw_only=True):
     """Newly archived files of an event, and the state of the rest: all of it is written or nothing.
 
     ``envelope`` is the event's, with all its files. ``archiving`` is None if no more files follow; otherwise the

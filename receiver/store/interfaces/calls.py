@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
+
+import msgspec
 
 from receiver.domain.duties import Duty
 from receiver.store.interfaces.nodes import NodeStore
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeCall:
+class NodeCall(msgspec.Struct, frozen=True, kw_only=True):
     """A request to the holder of a duty; ``kind`` says of which kind its ``arguments`` are."""
 
     id: str
@@ -19,8 +19,7 @@ class NodeCall:
     arguments: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallState:
+class CallState(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a call so far: the instance that serves it, and its answer."""
 
     taken_by: str | None

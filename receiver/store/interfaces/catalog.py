@@ -1,9 +1,10 @@
 """Reads for lists and single items."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
+
+import msgspec
 
 from receiver.domain.audit import AuditEntry
 from receiver.domain.listed_state import ListedState
@@ -12,16 +13,14 @@ from receiver.domain.model import Attempt, Delivery, DeliveryStatus, Event, Push
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Page(Generic[T]):
+class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     """One page of a list, newest first. ``next`` is the cursor of the page after it."""
 
     items: Sequence[T]
     next: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeliveryView:
+class DeliveryView(msgspec.Struct, frozen=True, kw_only=True):
     """A delivery with its event's type and task id, as lists show it."""
 
     delivery: Delivery
@@ -29,8 +28,7 @@ class DeliveryView:
     task_id: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RouteBacklog:
+class RouteBacklog(msgspec.Struct, frozen=True, kw_only=True):
     """The pending deliveries of one route: their number and the creation time of the oldest."""
 
     route: str

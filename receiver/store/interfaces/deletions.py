@@ -1,15 +1,15 @@
 """Deletion of single tasks on request."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from receiver.domain.audit import AuditEntry
 from receiver.domain.model import Task
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredTask:
+class StoredTask(msgspec.Struct, frozen=True, kw_only=True):
     """A task, and what is stored about it: numbers of rows, paths of archived files and URLs of archived objects.
 
     ``archiving`` counts its events whose results are still being archived. ``is_batch_unfinished`` says that its batch

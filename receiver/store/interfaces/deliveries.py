@@ -1,17 +1,17 @@
 """The queue of deliveries, and the states of their routes."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import NotRequired, Protocol, TypedDict, Unpack
+
+import msgspec
 
 from receiver.domain.audit import AuditEntry
 from receiver.domain.model import Attempt, Delivery, Event, RouteState, Verdict
 from receiver.events.factory import RoutedEvent
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimedDelivery:
+class ClaimedDelivery(msgspec.Struct, frozen=True, kw_only=True):
     """A delivery under our claim, with everything its sender needs. ``reply_to`` is the task's own callback URL.
 
     ``due_since`` is when it was due before the claim; None if that is not known.
@@ -39,8 +39,7 @@ class ClaimOptions(TypedDict):
     skip: NotRequired[Collection[str]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RouteClaim:
+class RouteClaim(msgspec.Struct, frozen=True, kw_only=True):
     """What to claim of one route: up to ``limit`` due deliveries, with the lease ``claim`` until ``until``."""
 
     route: str
@@ -49,16 +48,14 @@ class RouteClaim:
     claim: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimedRoutes:
+class ClaimedRoutes(msgspec.Struct, frozen=True, kw_only=True):
     """The claimed deliveries of each route, and when each route's next delivery is due after that."""
 
     claimed: Mapping[str, Sequence[ClaimedDelivery]]
     due_routes: Mapping[str, datetime]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecoveredClaims:
+class RecoveredClaims(msgspec.Struct, frozen=True, kw_only=True):
     """What was left in flight when a process died: the number of released claims, and the suspects.
 
     ``suspects`` maps the id of each suspect to its route, the least suspected first.

@@ -1,15 +1,15 @@
 """The nodes that share a database, and their leases on duties. All times are those of the database's clock."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
+
+import msgspec
 
 from receiver.domain.duties import Duty
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeIdentity:
+class NodeIdentity(msgspec.Struct, frozen=True, kw_only=True):
     """One process: its node's name, and an ``instance`` that no other process has."""
 
     name: str
@@ -17,8 +17,7 @@ class NodeIdentity:
     version: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredNode:
+class StoredNode(msgspec.Struct, frozen=True, kw_only=True):
     """A node as the store knows it. ``silence`` is how long ago it was seen."""
 
     name: str
@@ -29,8 +28,7 @@ class StoredNode:
     silence: timedelta
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """A node's hold on a duty. ``epoch`` counts the holders. Without ``instance`` it was given back.
 
     It ends after ``remaining``; if that is negative, it has ended, and any node may take it.
@@ -48,8 +46,7 @@ class Lease:
         return self.instance is None or self.remaining <= timedelta()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodesView:
+class NodesView(msgspec.Struct, frozen=True, kw_only=True):
     """All nodes and leases at one moment."""
 
     nodes: Sequence[StoredNode]

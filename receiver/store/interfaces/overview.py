@@ -1,10 +1,11 @@
 """Reads for people: searches, and the latest of everything. Each costs about the same in a store of any size."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Generic, Protocol, TypeVar
+
+import msgspec
 
 from receiver.domain.listed_state import ListedState
 from receiver.domain.model import Attempt, DeliveryStatus, Event, Task
@@ -13,8 +14,7 @@ from receiver.store.interfaces.catalog import DeliveryView
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found(Generic[T]):
+class Found(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     """What a search found in one window of a list, newest first. ``next`` is the cursor of the rest.
 
     A search reads a limited number of rows. ``is_partial`` says that it ended there, perhaps before a match.
@@ -25,22 +25,20 @@ class Found(Generic[T]):
     is_partial: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskSearch:
+class TaskSearch(msgspec.Struct, frozen=True, kw_only=True):
     """Which tasks to find; every given condition must match. *text* is part of an id, the label or the prompt."""
 
     text: str = ""
     states: Sequence[ListedState] = ()
     endpoint: str | None = None
     label: str | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = msgspec.field(default_factory=dict)
     batch: str | None = None
     since: datetime | None = None
     until: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EventSearch:
+class EventSearch(msgspec.Struct, frozen=True, kw_only=True):
     """Which events to find; every given condition must match."""
 
     types: Sequence[str] = ()
@@ -49,8 +47,7 @@ class EventSearch:
     until: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeliverySearch:
+class DeliverySearch(msgspec.Struct, frozen=True, kw_only=True):
     """Which deliveries to find; every given condition must match. *attempted* are those with an attempt."""
 
     status: DeliveryStatus | None = None
@@ -58,8 +55,7 @@ class DeliverySearch:
     attempted: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BriefDelivery:
+class BriefDelivery(msgspec.Struct, frozen=True, kw_only=True):
     """A delivery as a dot shows it."""
 
     id: str
@@ -68,8 +64,7 @@ class BriefDelivery:
     status: DeliveryStatus
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecentAttempt:
+class RecentAttempt(msgspec.Struct, frozen=True, kw_only=True):
     """An attempt as a chart shows it."""
 
     route: str
@@ -78,8 +73,7 @@ class RecentAttempt:
     outcome: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workload:
+class Workload(msgspec.Struct, frozen=True, kw_only=True):
     """What waits and what is wrong. A count stops at ``COUNT_LIMIT``."""
 
     running: int

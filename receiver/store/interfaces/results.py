@@ -1,15 +1,15 @@
 """Results of tasks, to show and download them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
+
+import msgspec
 
 from receiver.domain.model import Asset
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredResult:
+class StoredResult(msgspec.Struct, frozen=True, kw_only=True):
     """An archived result with the task and the event it belongs to."""
 
     task_id: str
@@ -17,8 +17,7 @@ class StoredResult:
     asset: Asset
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskResults:
+class TaskResults(msgspec.Struct, frozen=True, kw_only=True):
     """The results of a task that succeeded: the envelope of its event."""
 
     task_id: str
@@ -27,8 +26,7 @@ class TaskResults:
     envelope: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResultFilter:
+class ResultFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which results to list: those of tasks created in a period, of a batch, with tags.
 
     Without ``with_tests``, the made-up tasks of ``trigger`` are left out.
@@ -37,12 +35,11 @@ class ResultFilter:
     since: datetime | None = None
     until: datetime | None = None
     batch: str | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = msgspec.field(default_factory=dict)
     with_tests: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResultPage:
+class ResultPage(msgspec.Struct, frozen=True, kw_only=True):
     """One page of results, newest task first. If ``is_partial``, the search ended early and continues at ``next``."""
 
     items: Sequence[TaskResults]

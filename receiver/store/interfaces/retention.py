@@ -1,10 +1,11 @@
 """Deletion of old data."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
+
+import msgspec
 
 
 class RetentionTarget(StrEnum):
@@ -20,8 +21,7 @@ class RetentionTarget(StrEnum):
     ALERTS = "alerts"  # closed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SweepResult:
+class SweepResult(msgspec.Struct, frozen=True, kw_only=True):
     """The number of rows one step deleted, by kind. The next step starts after ``next``; None: nothing old is left."""
 
     deleted: Mapping[str, int]

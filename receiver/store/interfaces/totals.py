@@ -1,9 +1,10 @@
 """What monitoring reads of a store: its present state, and totals that survive a restart."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+
+import msgspec
 
 from receiver.domain.model import RouteState
 from receiver.store.interfaces.catalog import RouteBacklog
@@ -17,8 +18,7 @@ class Total(StrEnum):
     SPENT = "spent"  # by unit
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreSnapshot:
+class StoreSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The state of a store at one moment. A part is None if reading it took too long.
 
     ``totals`` maps each total to its amounts by label. ``slots_in_use`` is by slot key. Sizes are bytes.

@@ -2,10 +2,10 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import msgspec
 from asyncpg import Record
 
 from receiver.domain.clock import MICROSECOND
@@ -120,8 +120,7 @@ class PostgresSignals:
             connection.terminate()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeParts:
+class NodeParts(msgspec.Struct, frozen=True, kw_only=True):
     """What nodes need of each other: leases, calls and notifications, on connections of their own."""
 
     nodes: PostgresNodes

@@ -6,11 +6,11 @@ Nodes that start at the same time migrate in turn, under an advisory lock that e
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
 import asyncpg
+import msgspec
 
 from receiver.domain.clock import Clock, SystemClock, micros
 from receiver.domain.errors import StoreError
@@ -32,8 +32,7 @@ CREATE TABLE IF NOT EXISTS migrations (
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Migration:
+class Migration(msgspec.Struct, frozen=True, kw_only=True):
     """One numbered step of the schema."""
 
     version: int

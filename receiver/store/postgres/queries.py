@@ -10,11 +10,11 @@ third of what a hundred statements cost.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any, TypeAlias
 
+import msgspec
 from asyncpg import Record
 
 from receiver.store.postgres.database import Connection
@@ -29,8 +29,7 @@ _NUMBER = re.compile(r"\$(?P<number>\d+)")
 _MAX_BYTES = 8 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Query:
+class Query(msgspec.Struct, frozen=True, kw_only=True):
     """One named statement and its purpose in one sentence."""
 
     name: str
@@ -38,8 +37,7 @@ class Query:
     sql: str
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+class Statement(msgspec.Struct, frozen=True):
     """A named statement that takes arrays. One with ``:assignments`` updates *columns*, typed as in *types_of*."""
 
     name: str

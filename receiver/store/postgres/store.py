@@ -7,9 +7,10 @@ attempt, next claim) would wait for a group of callbacks to reach the disk.
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+import msgspec
 
 from receiver.domain.clock import Clock, SystemClock
 from receiver.domain.errors import InvalidRequest
@@ -47,8 +48,7 @@ _PLAN_SETTINGS = {"enable_seqscan": "off", "jit": "off"}
 _MAX_LISTS = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StatementTimeouts:
+class StatementTimeouts(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds after which a statement ends with its connection, which may be stalled."""
 
     write: float = 8.0

@@ -5,10 +5,10 @@ Other nodes write at the same time: rows are locked before a decision about them
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import asyncpg
+import msgspec
 
 from receiver.domain.errors import StoreUnavailable
 from receiver.domain.metrics import Metrics
@@ -30,8 +30,7 @@ _BEGIN = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '4s'"
 _BEGIN_WITHOUT_SYNC = f"{_BEGIN}; SET LOCAL synchronous_commit = off"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class WriteOp(Generic[Item, Result]):
+class WriteOp(msgspec.Struct, Generic[Item, Result], frozen=True, eq=False):
     """One kind of write, which handles all items of a group with the same few statements.
 
     ``write`` runs inside the transaction and returns one result or ItemError per item. It may be called again with the
@@ -46,8 +45,7 @@ class WriteOp(Generic[Item, Result]):
     write_alone: Callable[[Connection, Sequence[Item]], Awaitable[Sequence[Result] | None]] | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class DecidedWriteOp(Generic[Item, Seen, Plan, Result]):
+class DecidedWriteOp(msgspec.Struct, Generic[Item, Seen, Plan, Result], frozen=True, eq=False):
     """A kind of write whose content the caller's code decides, inside the transaction.
 
     ``load`` reads and locks what the decision needs. ``decide`` returns the results and a plan. ``write`` executes the

@@ -8,9 +8,10 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+
+import msgspec
 
 from receiver.domain.clock import micros
 from receiver.domain.errors import StoreError, StoreUnavailable
@@ -47,8 +48,7 @@ def has_wal_reset_bug(version: str) -> bool:
     return first <= tuple(int(part) for part in version.split(".")[:3]) <= last
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Files:
+class Files(msgspec.Struct, frozen=True, kw_only=True):
     """The files of a store: bytes of the database and of its log, and whether the store broke when last open."""
 
     database: int
@@ -82,8 +82,7 @@ def quick_check(path: Path, *, time_limit: timedelta) -> Sequence[str]:
         return found or schema_mismatches(connection, known_migrations())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WaitingWork:
+class WaitingWork(msgspec.Struct, frozen=True, kw_only=True):
     """Held routes, pending deliveries, recently dead ones by route, and the newest alert about callbacks."""
 
     held: Sequence[RouteState]

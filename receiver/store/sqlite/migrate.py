@@ -4,11 +4,12 @@ import hashlib
 import re
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+
+import msgspec
 
 from receiver.domain.clock import Clock, SystemClock, micros
 from receiver.domain.errors import StoreError
@@ -28,8 +29,7 @@ CREATE TABLE IF NOT EXISTS migrations (
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Migration:
+class Migration(msgspec.Struct, frozen=True, kw_only=True):
     """One numbered step of the schema."""
 
     version: int

@@ -4,9 +4,10 @@ import json
 import re
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+
+import msgspec
 
 _NAME = re.compile(r"^-- name: (?P<name>\w+)$", re.MULTILINE)
 _OPTIONAL = re.compile(r"^(?P<line>.*?) -- if (?P<argument>\w+)$")
@@ -15,8 +16,7 @@ _ROW = re.compile(r"(?<=VALUES )\(\?(?:, \?)*\)")
 _MAX_ROWS = 64  # a power of two; 64 of the widest rows stay within SQLite's limit of arguments
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Query:
+class Query(msgspec.Struct, frozen=True, kw_only=True):
     """One named statement and its purpose in one sentence."""
 
     name: str

@@ -7,8 +7,9 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
+
+import msgspec
 
 from receiver.domain.errors import StoreUnavailable
 from receiver.domain.metrics import Metrics
@@ -23,8 +24,7 @@ Plan = TypeVar("Plan")
 Done = TypeVar("Done")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class WriteOp(Generic[Item, Result]):
+class WriteOp(msgspec.Struct, Generic[Item, Result], frozen=True, eq=False):
     """One kind of write, which handles all items of a group with the same few statements.
 
     ``write`` runs in the writer's thread, inside the transaction, and returns one result or ItemError per item.
@@ -37,8 +37,7 @@ class WriteOp(Generic[Item, Result]):
     is_durable: bool = True
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class DecidedWriteOp(Generic[Item, Seen, Plan, Result]):
+class DecidedWriteOp(msgspec.Struct, Generic[Item, Seen, Plan, Result], frozen=True, eq=False):
     """A kind of write whose content the caller's code decides, on the event loop and inside the transaction.
 
     ``load`` reads what the decision needs. ``decide`` returns the results and a plan. ``write`` executes the plan.

@@ -2,8 +2,10 @@
 
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from enum import StrEnum
+
+import msgspec
+from msgspec.structs import replace
 
 from receiver.domain.secret import Secret
 
@@ -18,8 +20,7 @@ class Role(StrEnum):
     READER = "reader"  # sees everything, cannot act
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Visitor:
+class Visitor(msgspec.Struct, frozen=True, kw_only=True):
     """A visitor with a session. ``name`` is who acts, for the audit log."""
 
     role: Role

@@ -4,11 +4,11 @@ The middleware :class:`SessionAuth` checks the session of every path of the cons
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TypeAlias
 from urllib.parse import quote, urlencode, urlsplit
 
+import msgspec
 from starlette.datastructures import Headers, QueryParams
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -50,8 +50,7 @@ def is_visit(path: str, headers: Headers) -> bool:
     return is_page or "cookie" in headers or "text/html" in headers.get("accept", "")
 
 
-@dataclass(frozen=True, slots=True)
-class Visit:
+class Visit(msgspec.Struct, frozen=True):
     """A request of a visitor with a session."""
 
     request: Request

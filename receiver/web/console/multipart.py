@@ -4,7 +4,8 @@ The whole body is in memory already, within its limit, so the parts are cut out 
 """
 
 import re
-from dataclasses import dataclass, field
+
+import msgspec
 
 from receiver.web.server.problems import Problem, bad_request
 
@@ -20,20 +21,18 @@ _FILE_NAME = re.compile(r'(?:^|;)\s*filename="(?P<name>[^"]*)"', re.IGNORECASE)
 _ESCAPES = {"%22": '"', "%0D": "\r", "%0A": "\n"}
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
+class Upload(msgspec.Struct, frozen=True):
     """A file of a form. The name is the visitor's own, for messages alone."""
 
     name: str
     content: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
+class Form(msgspec.Struct, frozen=True):
     """The fields of a form, the last value of each, and its files by field."""
 
-    fields: dict[str, str] = field(default_factory=dict)
-    files: dict[str, list[Upload]] = field(default_factory=dict)
+    fields: dict[str, str] = msgspec.field(default_factory=dict)
+    files: dict[str, list[Upload]] = msgspec.field(default_factory=dict)
 
 
 def parse_form(body: bytes, content_type: str) -> Form:

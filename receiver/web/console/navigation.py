@@ -1,10 +1,9 @@
 """The console's menu."""
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class NavigationItem:
+class NavigationItem(msgspec.Struct, frozen=True):
     """A line of the menu: the name of a page and its path."""
 
     title: str

@@ -5,10 +5,10 @@ import csv
 import io
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import IO
 
+import msgspec
 from starlette.responses import StreamingResponse
 from starlette.types import Send
 
@@ -24,8 +24,7 @@ _MANIFEST = ("file", "label", "task", "endpoint", "url", "bytes", "message")
 _FILE_MODE = 0o644 << 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Entry:
+class _Entry(msgspec.Struct, frozen=True, kw_only=True):
     """A result in the zip: its name without extension. ``stored`` is None if it is not archived."""
 
     stem: str

@@ -1,8 +1,9 @@
 """The services that the console's pages call: those of the admin API."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias
+
+import msgspec
 
 from receiver.domain.clock import Clock
 from receiver.domain.notifier import Notifier
@@ -24,8 +25,7 @@ SlotsInUse: TypeAlias = Callable[[], Awaitable[Mapping[str, int]]]
 """Returns the slots that running tasks use, by slot key."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConsoleSources:
+class ConsoleSources(msgspec.Struct, frozen=True, kw_only=True):
     """What only the console reads. ``configuration`` returns the settings in force, with masked secrets."""
 
     overview: Overview

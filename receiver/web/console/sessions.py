@@ -4,8 +4,9 @@ Both are kept in memory, as hashes only: a restart logs every browser out, and `
 So a token that is no longer configured leaves no session behind, and the store holds nothing that lets a reader in.
 """
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+import msgspec
 
 from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.clock import Clock, Ids, token_hash
@@ -19,8 +20,7 @@ MAX_SESSIONS = 100
 _MAX_LINKS = 16
 
 
-@dataclass(slots=True)
-class Session:
+class Session(msgspec.Struct):
     """A visitor's session. ``notice`` is a sentence that the next page shows: the outcome of an action."""
 
     visitor: Visitor

@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+import msgspec
 
 from receiver.archive.previews import Previews
 from receiver.archive.reader import file_name
@@ -18,8 +19,7 @@ KLING_LIFETIME = timedelta(days=30)
 _KINDS = {"images": "image", "videos": "video", "audios": "audio"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShownResult:
+class ShownResult(msgspec.Struct, frozen=True, kw_only=True):
     """One result. ``path`` is its address on this listener if it is archived; ``thumbnail`` that of a small picture.
 
     ``kind`` is image, video, audio or file.
@@ -33,8 +33,7 @@ class ShownResult:
     thumbnail: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShownTask:
+class ShownTask(msgspec.Struct, frozen=True, kw_only=True):
     """A task with its results. ``expires_at`` is when Kling's URLs expire, if a result is not archived.
 
     ``is_test``: `trigger` made it up, so Kling has no such files.

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
+
+import msgspec
 
 from receiver.domain.model import (
     ArchiveState,
@@ -44,8 +45,7 @@ _PUSH_TITLES: Mapping[Source, str] = {
 _KIND_OF_OUTCOME = {"accepted": "good", "delivered": "good"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bar:
+class Bar(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the story. Without an end it is a moment; ``is_open`` means that it still goes on.
 
     ``facts`` are names and values, ``texts`` are titles and raw texts: bodies, headers, answers and outputs.
@@ -67,19 +67,17 @@ class Bar:
         return self.end - self.start
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Story:
+class Story(msgspec.Struct, frozen=True, kw_only=True):
     """The bars of a task, oldest first, and the axis that they are drawn on."""
 
     bars: Sequence[Bar]
     axis: "Axis"
 
 
-@dataclass(frozen=True, slots=True)
-class Axis:
+class Axis(msgspec.Struct, frozen=True):
     """Maps times to shares of the width. A long idle time takes less room than it lasted."""
 
-    knots: Sequence[tuple[datetime, float]] = field(default_factory=tuple)
+    knots: Sequence[tuple[datetime, float]] = msgspec.field(default_factory=tuple)
 
     def share(self, at: datetime) -> float:
         """Return the place of a time, from 0 to 1."""

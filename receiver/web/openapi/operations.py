@@ -1,9 +1,10 @@
 """The operations of the admin API: what each one does, accepts and returns."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
+
+import msgspec
 
 from receiver.domain.api_schema import alerts, costs, resources, tasks
 from receiver.domain.api_schema.backtests import Backtest
@@ -15,8 +16,7 @@ from receiver.web import api_requests as requests
 from receiver.web.api_requests import ActionRequest, Body, NoQuery, Query
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Operation:
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """One method of a path. ``id`` is its stable name for generated clients: a verb and a noun.
 
     ``returns`` has the type of each successful response; None is a text of ``media_type``. ``errors`` are those that

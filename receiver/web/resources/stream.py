@@ -7,10 +7,10 @@ an event that is committed after newer ones follows them.
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from http import HTTPStatus
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Send
@@ -35,8 +35,7 @@ _MEDIA_TYPE = "text/event-stream"
 _HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamFilter:
+class StreamFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which events a subscriber gets: those after an event, of some types, of one task."""
 
     after: str

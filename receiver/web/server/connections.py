@@ -15,11 +15,11 @@ import asyncio
 import heapq
 from abc import ABC, abstractmethod
 from collections import Counter
-from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum, auto
 from typing import Any
 
+import msgspec
 import structlog
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.server import ServerState
@@ -42,8 +42,7 @@ _EVICTION_SHARE = 20
 """One eviction closes up to this fraction of all connections, so that a flood does not rank all of them each time."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectionLimits:
+class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
     """The limits of a listener: per connection, and on the number of connections."""
 
     head: timedelta = timedelta(seconds=10)  # from the first byte to the end of the head

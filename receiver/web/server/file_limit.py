@@ -5,7 +5,8 @@ open its own files.
 """
 
 import resource
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from receiver.web.server.connections import ConnectionLimits
 

@@ -1,14 +1,14 @@
 """Responses to requests that are rejected before they reach an app."""
 
-from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
+
+import msgspec
 
 from receiver.web.server.problems import MEDIA_TYPE, Problem
 
 
-@dataclass(frozen=True, slots=True)
-class Rejection:
+class Rejection(msgspec.Struct, frozen=True):
     """Why a connection is closed. ``code`` is for machines, ``detail`` for people."""
 
     status: HTTPStatus

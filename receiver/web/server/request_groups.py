@@ -6,16 +6,15 @@ whose body arrived together with their head, and that need nothing special. All 
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+import msgspec
 from starlette.types import Scope
 
 Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class WholeRequest:
+class WholeRequest(msgspec.Struct, frozen=True):
     """A request with its body. ``respond`` sends the complete response, and must be called once."""
 
     scope: Scope

@@ -3,11 +3,11 @@
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+import msgspec
 from markupsafe import Markup
 from starlette.responses import Response
 from starlette.routing import Route
@@ -24,8 +24,7 @@ PATH = "/console/manual"
 _LINK = re.compile(r"([a-z0-9-]+)\.md(#.*)?")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ManualPage:
+class ManualPage(msgspec.Struct, frozen=True, kw_only=True):
     """One page of the manual: its title, its sentence of purpose, and the whole page as Markdown."""
 
     subject: str

@@ -1,10 +1,10 @@
 """The first page: whether all is well, what needs attention, and what the tasks made last."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, time
 from decimal import Decimal
 
+import msgspec
 from markupsafe import Markup
 from starlette.responses import Response
 from starlette.routing import Route as HttpRoute
@@ -29,8 +29,7 @@ _NOT_OVER = (AlertState.OPEN, AlertState.ACKNOWLEDGED)
 _ALMOST_FULL = 0.999
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Concern:
+class Concern(msgspec.Struct, frozen=True, kw_only=True):
     """Something that needs attention, what to do, and the page that shows more."""
 
     title: str
@@ -38,8 +37,7 @@ class Concern:
     path: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gauge:
+class Gauge(msgspec.Struct, frozen=True, kw_only=True):
     """The slots of a pack, or of one of its models: in use, and the limit if one is known."""
 
     name: str
@@ -49,8 +47,7 @@ class Gauge:
     bar: Markup
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LatestEnd:
+class LatestEnd(msgspec.Struct, frozen=True, kw_only=True):
     """A task that ended lately."""
 
     task: Task

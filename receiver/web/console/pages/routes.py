@@ -1,9 +1,9 @@
 """Routes: their state and their last hour; hold, release and test."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import msgspec
 from markupsafe import Markup
 from starlette.responses import Response
 from starlette.routing import Route as HttpRoute
@@ -22,8 +22,7 @@ _STEPS = 30
 _GOOD = ("accepted", "delivered")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LastHour:
+class LastHour(msgspec.Struct, frozen=True, kw_only=True):
     """The attempts of a route in the last hour: numbers, and charts over time. ``share`` is that of successes."""
 
     attempts: int

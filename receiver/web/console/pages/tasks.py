@@ -1,9 +1,9 @@
 """The list of tasks, and actions on many of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from urllib.parse import urlencode
 
+import msgspec
 from starlette.datastructures import QueryParams
 from starlette.responses import Response
 from starlette.routing import Route
@@ -36,8 +36,7 @@ _ENDPOINTS = sorted(CATALOGUE)
 _CLOSE_REASON = "made for tasks that were submitted again"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preview:
+class Preview(msgspec.Struct, frozen=True, kw_only=True):
     """What an action would do: the tasks that it changes, and those that it cannot change."""
 
     verb: str
