@@ -25,6 +25,7 @@ from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.daemon_thread import run_in_daemon_thread
 from receiver.domain.errors import StoreUnavailable
 from receiver.domain.model import Accepted, Event, Outcome, StatusReport, Task
+from receiver.domain.request_id import continue_request
 from receiver.domain.tracing import current_traceparent
 from receiver.kling.client import KlingResponse
 from receiver.service.extras import how_to_install, is_installed
@@ -323,8 +324,11 @@ class _TracedInbox:
             return await self._inbox.accept_callback(token, headers, body)
 
     async def accept_callbacks(self, callbacks: Sequence[Callback]) -> Sequence[bool | BaseException]:
-        accepted = (self.accept_callback(each.token, each.headers, each.body) for each in callbacks)
-        return await asyncio.gather(*accepted, return_exceptions=True)
+        return await asyncio.gather(*map(self._accept, callbacks), return_exceptions=True)
+
+    async def _accept(self, callback: Callback) -> bool:
+        continue_request(callback.request)  # this task began with the newest request of the group
+        return await self.accept_callback(callback.token, callback.headers, callback.body)
 
     async def has_token(self, token: str) -> bool:
         return await self._inbox.has_token(token)

@@ -1,18 +1,23 @@
 """When traces are made, and what a missing extra or a broken context does."""
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 from harness.factories import a_task
+from harness.fake_inbox import TOKEN, FakeInbox
 from harness.logs import capture_logs
+from opentelemetry.sdk.trace import TracerProvider
 
+from receiver.domain.clock import token_hash
+from receiver.domain.request_id import begin_request, current_request
 from receiver.domain.tracing import NO_TRACER, current_traceparent, trace_headers
-from receiver.service.open_telemetry import open_tracing
+from receiver.service.open_telemetry import OpenTelemetryTracing, open_tracing
 from receiver.service.tracing import NO_TRACING, is_requested
 from receiver.store.sqlite.store import SqliteStore
+from receiver.tracking.incoming import Callback
 
 FIRST = f"00-{'a' * 32}-{'b' * 16}-01"
 
@@ -105,3 +110,27 @@ async def test_the_first_trace_of_a_task_is_kept_as_long_as_the_task(store: Sqli
 
     assert await store.traces.find("tsk_1") == FIRST
     assert await store.traces.find("tsk_2") is None
+
+
+class RequestInbox(FakeInbox):
+    """Records the number of each callback's request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[int] = []
+
+    async def accept_callback(self, token: str, headers: Sequence[tuple[str, str]], body: bytes) -> bool:
+        self.requests.append(current_request())
+        return await super().accept_callback(token, headers, body)
+
+
+async def test_traced_callbacks_of_one_moment_keep_their_request_ids(store: SqliteStore) -> None:
+    inbox = RequestInbox()
+    traced = OpenTelemetryTracing(TracerProvider(), store.traces).callbacks(inbox)
+    callbacks = [
+        Callback(token=TOKEN, token_hash=token_hash(TOKEN), headers=(), body=b"{}", request=begin_request())
+        for _ in range(3)
+    ]
+
+    assert list(await traced.accept_callbacks(callbacks)) == [True] * 3
+    assert inbox.requests == [each.request for each in callbacks]
