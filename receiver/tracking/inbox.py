@@ -27,7 +27,7 @@ from receiver.tracking.callback_health import CallbackHealth
 from receiver.tracking.callback_reader import CallbackReader
 from receiver.tracking.incoming import Callback, Incoming
 from receiver.tracking.notifications import notify_workers
-from receiver.tracking.pending_reports import PendingReports
+from receiver.tracking.pending_reports import PendingReports, without_result
 from receiver.tracking.push_limiter import PushLimiter
 from receiver.tracking.redundant_pushes import count_redundant
 
@@ -266,8 +266,9 @@ class Inbox:
             )
         push = self._new_push(incoming, task, decision.outcome)
         if push.outcome is PushOutcome.PENDING:
-            resolved = confirmations.admit_pending(task, parsed, incoming.report, incoming.body)
-            self._pending_reports.remember(push, incoming.report)
+            report = without_result(incoming.report)
+            resolved = confirmations.admit_pending(task, parsed, report, incoming.body)
+            self._pending_reports.remember(push, report)
             return count_redundant(Change(task=decision.task, push=push, resolved=resolved))
         if not decision.announce:
             return self._add_contradiction_alert(

@@ -33,7 +33,7 @@ class RememberedReport(StatusReport, frozen=True, kw_only=True):
         """Return whether both report the same state, message and result, apart from the queries of URLs."""
         if (self.state, self.message) != (other.state, other.message):
             return False
-        return self.fingerprint == _fingerprint(other)
+        return self.fingerprint == (other.fingerprint if isinstance(other, RememberedReport) else _fingerprint(other))
 
 
 class PendingReports:
@@ -51,11 +51,7 @@ class PendingReports:
         """Remember what a new pending push reports, and return what is remembered."""
         if (known := self._reports.get(push.digest)) is not None:
             return known[0]
-        remembered = RememberedReport(
-            **(msgspec.structs.asdict(report) | {"result": {}, "cost": None}),
-            was_empty=report.is_empty,
-            fingerprint=_fingerprint(report),
-        )
+        remembered = without_result(report)
         size = len(report.message.encode("utf-8", "surrogatepass")) + _OTHER_BYTES
         self._reports[push.digest] = remembered, size
         self._bytes += size
@@ -71,6 +67,17 @@ class PendingReports:
     def _report(self, push: Push) -> StatusReport:
         known = self._reports.get(push.digest)
         return self.remember(push, protocol.parse_status(push.body)) if known is None else known[0]
+
+
+def without_result(report: StatusReport) -> RememberedReport:
+    """Return a report without its result, so that comparing it with many others reads the result only once."""
+    if isinstance(report, RememberedReport):
+        return report
+    return RememberedReport(
+        **(msgspec.structs.asdict(report) | {"result": {}, "cost": None}),
+        was_empty=report.is_empty,
+        fingerprint=_fingerprint(report),
+    )
 
 
 def _fingerprint(report: StatusReport) -> bytes:

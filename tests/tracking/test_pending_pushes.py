@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from harness.fake_kling import KlingTask, refusal
@@ -11,7 +12,7 @@ from harness.task_system import ENDPOINT, TaskSystem, a_task_system
 from receiver.domain.errors import TooManyPending
 from receiver.domain.model import Task, TaskState
 from receiver.settings import CallbackSettings, Verify
-from receiver.tracking import confirmations
+from receiver.tracking import confirmations, pending_reports
 
 NO_VERIFICATION = CallbackSettings(verify=Verify.NEVER)
 
@@ -132,6 +133,22 @@ async def test_of_equal_pushes_only_the_newest_is_pending(tmp_path: Path) -> Non
             await system.push(kling_task.token, kling_task.status_body(task_status="succeed", task_result=result))
 
         assert await system.push_outcomes(task.id) == ["pending", "duplicate", "pending"]
+
+
+async def test_a_result_is_read_once_however_many_pushes_are_pending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Mock(wraps=pending_reports.without_queries)
+    monkeypatch.setattr(pending_reports, "without_queries", read)
+    async with a_task_system(tmp_path) as system:
+        task, kling_task = await a_running_task(system)
+
+        for number in range(10):
+            result = {"images": [{"index": 0, "url": f"https://cdn.example.com/{number}"}]}
+            await system.push(kling_task.token, kling_task.status_body(task_status="succeed", task_result=result))
+
+        assert await system.push_outcomes(task.id) == ["pending"] * 10
+        assert read.call_count == 10
 
 
 async def test_a_true_push_is_confirmed_among_many_forged_ones(tmp_path: Path) -> None:
