@@ -102,6 +102,7 @@ def _console_sources(context: Context, tasks: TaskServices, origins: Mapping[str
     return ConsoleSources(
         overview=store.overview,
         totals=store.totals,
+        sessions=store.sessions,
         slot_limits=partial(_slot_limits, context, tasks),
         slots_in_use=store.tasks.slots_in_use,
         configuration=partial(list_settings, context.settings, origins),

@@ -22,7 +22,6 @@ from receiver.service.wiring import DeliveryServices, ResultServices, TaskServic
 from receiver.settings import Address, Settings
 from receiver.web.admin import admin_app
 from receiver.web.callbacks import public_app
-from receiver.web.console.sessions import Sessions
 from receiver.web.probes import ProbeRegistry
 from receiver.web.resources.health import ReadinessCheck
 from receiver.web.server.allowed_hosts import AllowedHosts
@@ -63,8 +62,6 @@ class Listeners:
         self._results = results
         self._reloader = reloader
         self._probes = ProbeRegistry(clock=context.clock)
-        self._admin_settings = context.settings.admin
-        self._sessions = Sessions(context.clock)
         self._diagnose = diagnosis(readiness, started_at=context.clock.now())
         public, admin = self._apps(context.settings)
         limits = ConnectionLimits(proxies=TrustedProxies(context.settings.public.proxies))
@@ -73,9 +70,7 @@ class Listeners:
         self.admin = _listener("admin", admin, listen["admin"], sockets, _ADMIN_LIMITS)
 
     def apply(self, settings: Settings) -> None:
-        """Answer later requests by *settings*. If a token was changed, the console asks for one again."""
-        if settings.admin != self._admin_settings:
-            self._admin_settings, self._sessions = settings.admin, Sessions(self._context.clock)
+        """Answer later requests by *settings*."""
         self.public.app, self.admin.app = self._apps(settings)
 
     def _apps(self, settings: Settings) -> tuple[ASGIApp, ASGIApp]:
@@ -111,7 +106,6 @@ class Listeners:
             listen=settings.admin.listen,
             hosts=settings.admin.hosts,
             named_tokens=settings.admin.tokens,
-            sessions=self._sessions,
         )
         return public, context.tracing.submits(admin)
 

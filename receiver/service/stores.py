@@ -21,6 +21,7 @@ from receiver.store.interfaces import (
     ReportStore,
     ResultStore,
     RetentionStore,
+    SessionStore,
     TaskStore,
     Totals,
     TraceStore,
@@ -116,6 +117,11 @@ class Store(Protocol):
     @property
     def traces(self) -> TraceStore:
         """Traces of tasks."""
+        ...
+
+    @property
+    def sessions(self) -> SessionStore:
+        """Sessions of the console and their links."""
         ...
 
     @property

@@ -29,7 +29,6 @@ from receiver.web.console.app import Console
 from receiver.web.console.credentials import Credentials
 from receiver.web.console.gate import SessionAuth, is_visit
 from receiver.web.console.services import ConsoleSources
-from receiver.web.console.sessions import Sessions
 from receiver.web.gateway import ForwardApi, Gateway, GatewayCreates
 from receiver.web.key_pair_tokens import KeyPairTokens
 from receiver.web.named_tokens import NamedTokens
@@ -102,17 +101,16 @@ def admin_app(
     listen: Address,
     hosts: Collection[str] = (),
     named_tokens: Mapping[str, Secret] = MappingProxyType({}),
-    sessions: Sessions | None = None,
     extra_routes: Sequence[BaseRoute] = (),
 ) -> Starlette:
     """Create the app of the admin listener.
 
     *hosts* are allowed host names in addition to its own address and this machine's names.
-    *named_tokens* are valid too, each under its name in the audit log. *sessions* are those of the console so far.
-    *extra_routes* are further pages; they need the token too.
+    *named_tokens* are valid too, each under its name in the audit log. *extra_routes* are
+    further pages; they need the token too.
     """
     credentials = Credentials(token=token, read_token=read_token, named_tokens=named_tokens)
-    console = Console(services, _route_api(services), credentials, port=listen.port, sessions=sessions)
+    console = Console(services, _route_api(services), credentials, port=listen.port)
     app = Starlette(
         routes=[*_routes(services, console), *console.routes, *extra_routes],
         middleware=[

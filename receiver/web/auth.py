@@ -7,9 +7,9 @@ from http import HTTPStatus
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from receiver.domain.console_sessions import Role
 from receiver.domain.secret import Secret
 from receiver.settings import Address
-from receiver.web.console.credentials import Role
 from receiver.web.console.gate import TOKEN_ROLE, is_visit
 from receiver.web.server.allowed_hosts import AllowedHosts, is_loopback, misdirected
 from receiver.web.server.problems import Problem

@@ -25,6 +25,7 @@ from receiver.store.interfaces import (
     ReportStore,
     ResultStore,
     RetentionStore,
+    SessionStore,
     TaskStore,
     Totals,
     TraceStore,
@@ -88,6 +89,9 @@ class Store(Protocol):
 
     @property
     def traces(self) -> TraceStore: ...
+
+    @property
+    def sessions(self) -> SessionStore: ...
 
     @property
     def totals(self) -> Totals: ...

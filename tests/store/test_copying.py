@@ -23,8 +23,17 @@ from receiver.store.sqlite.copying import SqliteCopySource, SqliteCopyTarget
 from receiver.store.sqlite.database import connect_writer
 from receiver.store.sqlite.migrate import known_migrations, upgrade
 
-DERIVED = {"migrations", "cost_counts", "sqlite_sequence", "nodes", "leases", "calls"}
-"""Tables that are not copied: what triggers or migrations fill, and what belongs to running processes."""
+DERIVED = {
+    "migrations",
+    "cost_counts",
+    "sqlite_sequence",
+    "nodes",
+    "leases",
+    "calls",
+    "console_sessions",
+    "console_links",
+}
+"""Tables that are not copied: what triggers or migrations fill, what belongs to running processes, and logins."""
 
 
 def quiet(_what: str, _done: int, _total: int) -> None:

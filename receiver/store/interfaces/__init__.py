@@ -15,6 +15,7 @@ Time, ids and claims are arguments: a store has no clock and no randomness.
     .deletions   DeletionStore   deletion of single tasks on request      archive
     .overview    Overview        searches, the latest of everything       web
     .traces      TraceStore      the traces of tasks                      tracing
+    .sessions    SessionStore    sessions of the console, one-time links  console
     .totals      Totals          the present state, lasting totals        web
     .durations   DurationStore   how long past tasks took                 duration_keeper
 """
@@ -45,6 +46,7 @@ from receiver.store.interfaces.overview import (
 from receiver.store.interfaces.reports import ReportStore
 from receiver.store.interfaces.results import ResultFilter, ResultPage, ResultStore, StoredResult, TaskResults
 from receiver.store.interfaces.retention import RetentionStore, RetentionTarget, SweepResult
+from receiver.store.interfaces.sessions import SessionStore
 from receiver.store.interfaces.tasks import ApplyCall, ById, ByToken, Change, Decide, SlotUse, TaskRef, TaskStore
 from receiver.store.interfaces.totals import StoreSnapshot, Total, Totals
 from receiver.store.interfaces.traces import TraceStore
@@ -82,6 +84,7 @@ __all__ = [
     "RetentionTarget",
     "RouteBacklog",
     "RouteClaim",
+    "SessionStore",
     "SlotUse",
     "StoreSnapshot",
     "StoredResult",

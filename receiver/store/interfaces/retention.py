@@ -19,6 +19,7 @@ class RetentionTarget(StrEnum):
     ACTIONS = "actions"  # and the costs of deleted tasks
     REPLAYS = "replays"
     ALERTS = "alerts"  # closed
+    SESSIONS = "sessions"  # of the console, and its links, that have expired: their age is not configured
 
 
 class SweepResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -100,6 +100,7 @@ _SWEEPERS: Mapping[RetentionTarget, Callable[[Connection, SweepCall], Awaitable[
     RetentionTarget.ACTIONS: _by_age("actions", "delete_actions", "delete_kept_costs"),
     RetentionTarget.REPLAYS: _by_age("replays", "delete_replays"),
     RetentionTarget.ALERTS: _by_age("alerts", "delete_alerts"),
+    RetentionTarget.SESSIONS: _by_age("sessions", "delete_expired_sessions", "delete_expired_links"),
 }
 
 _SWEEP: WriteOp[SweepCall, SweepResult] = WriteOp(write=_sweep)

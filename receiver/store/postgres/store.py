@@ -33,6 +33,7 @@ from receiver.store.postgres.replays import PostgresReplayStore
 from receiver.store.postgres.reports import PostgresReportStore
 from receiver.store.postgres.results import PostgresResultStore
 from receiver.store.postgres.retention import PostgresRetentionStore
+from receiver.store.postgres.sessions import PostgresSessionStore
 from receiver.store.postgres.tasks import PostgresTaskStore
 from receiver.store.postgres.totals import PostgresTotals
 from receiver.store.postgres.traces import PostgresTraceStore
@@ -97,6 +98,7 @@ class PostgresStore:
         self.deletions = PostgresDeletionStore(writer, lists)
         self.overview = PostgresOverview(lists)
         self.traces = PostgresTraceStore(writer, hot)
+        self.sessions = PostgresSessionStore(writer, hot)
         self.totals = PostgresTotals(writer, lists)
 
     @classmethod

@@ -86,6 +86,12 @@ def _alerts(connection: sqlite3.Connection, call: SweepCall) -> SweepResult:
     return SweepResult(deleted={"alerts": count}, next="" if count else None)
 
 
+def _sessions(connection: sqlite3.Connection, call: SweepCall) -> SweepResult:
+    count = connection.execute(sql("delete_expired_sessions"), call.arguments).rowcount
+    count += connection.execute(sql("delete_expired_links"), call.arguments).rowcount
+    return SweepResult(deleted={"sessions": count}, next="" if count else None)
+
+
 _SWEEPERS: Mapping[RetentionTarget, Callable[[sqlite3.Connection, SweepCall], SweepResult]] = {
     RetentionTarget.BODIES: _bodies,
     RetentionTarget.INTENTS: _intents,
@@ -95,6 +101,7 @@ _SWEEPERS: Mapping[RetentionTarget, Callable[[sqlite3.Connection, SweepCall], Sw
     RetentionTarget.ACTIONS: _actions,
     RetentionTarget.REPLAYS: _replays,
     RetentionTarget.ALERTS: _alerts,
+    RetentionTarget.SESSIONS: _sessions,
 }
 
 

@@ -26,6 +26,7 @@ from receiver.store.sqlite.replays import SqliteReplayStore
 from receiver.store.sqlite.reports import SqliteReportStore
 from receiver.store.sqlite.results import SqliteResultStore
 from receiver.store.sqlite.retention import SqliteRetentionStore
+from receiver.store.sqlite.sessions import SqliteSessionStore
 from receiver.store.sqlite.tasks import SqliteTaskStore
 from receiver.store.sqlite.totals import SqliteTotals
 from receiver.store.sqlite.traces import SqliteTraceStore
@@ -76,6 +77,7 @@ class SqliteStore:
         self.deletions = SqliteDeletionStore(writer, lists)
         self.overview = SqliteOverview(lists)
         self.traces = SqliteTraceStore(writer, hot)
+        self.sessions = SqliteSessionStore(writer, hot)
         self.totals = SqliteTotals(writer, lists, path, disk_space)
 
     @classmethod

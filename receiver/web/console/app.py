@@ -35,8 +35,7 @@ from receiver.web.server.problems import Problem
 class Console:
     """The console's routes, and its one-time links for ``kling-receiver console``.
 
-    *port* is part of the cookie's name: browsers send a cookie to every port of a host. *sessions* are those that
-    another console has started.
+    *port* is part of the cookie's name: browsers send a cookie to every port of a host.
     """
 
     def __init__(
@@ -46,12 +45,11 @@ class Console:
         credentials: Credentials,
         *,
         port: int,
-        sessions: Sessions | None = None,
     ) -> None:
         clock = services.clock
         cookie = f"kling_receiver_{port}"
-        sessions = Sessions(clock) if sessions is None else sessions
-        self.links = LoginLinks(clock)
+        sessions = Sessions(services.console.sessions, credentials, clock)
+        self.links = LoginLinks(services.console.sessions, credentials, clock)
         self._renderer = Renderer(clock)
         self.gate = gate = Gate(sessions, self._renderer, cookie=cookie)
         login = LoginPages(sessions, self.links, credentials, self._renderer, cookie=cookie, clock=clock)

@@ -1,35 +1,17 @@
 """The tokens that open the console, and the visitor that each one belongs to."""
 
+import hashlib
 import hmac
+import json
 from collections.abc import Mapping
-from enum import StrEnum
 
-import msgspec
 from msgspec.structs import replace
 
+from receiver.domain.console_sessions import Role, Visitor
 from receiver.domain.secret import Secret
 
 _SHARED = "console"
 """The name of a visitor with the admin token who gives no other."""
-
-
-class Role(StrEnum):
-    """What a visitor may do."""
-
-    ADMIN = "admin"
-    READER = "reader"  # sees everything, cannot act
-
-
-class Visitor(msgspec.Struct, frozen=True, kw_only=True):
-    """A visitor with a session. ``name`` is who acts, for the audit log."""
-
-    role: Role
-    name: str
-
-    @property
-    def can_act(self) -> bool:
-        """Whether the visitor may do more than look."""
-        return self.role is Role.ADMIN
 
 
 class Credentials:
@@ -41,6 +23,12 @@ class Credentials:
             *((secret, Visitor(role=Role.ADMIN, name=name)) for name, secret in named_tokens.items()),
             *([(read_token, Visitor(role=Role.READER, name="reader"))] if read_token else []),
         ]
+        tokens = [(secret.reveal(), visitor.role, visitor.name) for secret, visitor in self._tokens]
+        self._hash_key = hashlib.sha256(json.dumps(tokens).encode()).digest()
+
+    def hash(self, secret: str) -> bytes:
+        """Return the hash of the secret of a session or a link. After a change of any token it is another one."""
+        return hmac.digest(self._hash_key, secret.encode("utf-8", "surrogateescape"), "sha256")
 
     def visitor(self, given: str, *, name: str = "") -> Visitor | None:
         """Return the visitor that a token belongs to, or None. *name* is who uses the admin token."""

@@ -1,6 +1,7 @@
 """Who may open a page of the console, and who may act.
 
-The middleware :class:`SessionAuth` checks the session of every path of the console, however its route is made.
+The middleware :class:`SessionAuth` finds the session for every path of the console, however its route is made. The
+routes read it from the request's scope.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,8 +16,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from receiver.domain.clock import EPOCH
-from receiver.web.console.credentials import Role, Visitor
+from receiver.domain.console_sessions import Role, Visitor
 from receiver.web.console.renderer import Renderer
 from receiver.web.console.sessions import Session, Sessions
 from receiver.web.params import actor
@@ -28,6 +28,8 @@ HOME = "/console"
 LOGIN = "/console/login"
 TOKEN_ROLE = "receiver.token_role"  # noqa: S105 -- a scope key
 """Scope key of the role of a valid bearer token, for programs that fetch results."""
+
+_SESSION = "receiver.console_session"
 
 _BROWSER_PATHS = ("/console/", "/results/")
 _PUBLIC_PATHS = (LOGIN, "/console/logout")
@@ -116,12 +118,10 @@ class Gate:
             session = self.session(request)
             if session is None:
                 return login_redirect(request)
-            await self._renderer.load()
-            visit = Visit(request, session, self._renderer)
             if request.method != "POST" or action is None:
-                return await handler(visit)
-            check_action(request, visit.visitor)
-            return await action(visit)
+                return await self._respond(request, session, handler)
+            check_action(request, session.visitor)
+            return await self._respond(request, session, action)
 
         _check_path(path)
         return Route(path, respond, methods=["GET", "POST"] if action else ["GET"])
@@ -134,19 +134,32 @@ class Gate:
             if session is None:
                 return login_redirect(request)
             check_action(request, session.visitor)
-            await self._renderer.load()
-            return await handler(Visit(request, session, self._renderer))
+            return await self._respond(request, session, handler)
 
         _check_path(path)
         return Route(path, respond, methods=["POST"])
 
     def session(self, request: Request) -> Session | None:
+        """Return the session that ``SessionAuth`` has found."""
+        session: Session | None = request.scope.get(_SESSION)
+        return session
+
+    async def find_session(self, request: Request) -> Session | None:
         """Return the session of a request: by its cookie, or for this request by a bearer token, checked before."""
         role = request.scope.get(TOKEN_ROLE)
         if role is not None:
-            return Session(Visitor(role=Role(role), name=actor(request)), EPOCH)
+            return Session(Visitor(role=Role(role), name=actor(request)))
         secret = request.cookies.get(self._cookie, "")
-        return self._sessions.find(secret, is_visit="hx-request" not in request.headers) if secret else None
+        return await self._sessions.find(secret, is_visit=not _is_sent_by_page(request.headers)) if secret else None
+
+    async def _respond(self, request: Request, session: Session, handler: Handler) -> Response:
+        """Call a handler. If it has shown the notice or left one, the session keeps that for the next page."""
+        await self._renderer.load()
+        notice = session.notice
+        response = await handler(Visit(request, session, self._renderer))
+        if session.notice != notice:
+            await self._sessions.save_notice(session)
+        return response
 
 
 class SessionAuth:
@@ -159,11 +172,14 @@ class SessionAuth:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or redirect it to the login."""
         path = scope["path"]
-        is_public = path in _PUBLIC_PATHS or path.startswith(_PUBLIC_PREFIXES)
-        if is_browser_path(path) and not is_public and self._gate.session(request := Request(scope)) is None:
-            await login_redirect(request)(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+        if is_browser_path(path) and path not in _PUBLIC_PATHS and not path.startswith(_PUBLIC_PREFIXES):
+            request = Request(scope)
+            session = await self._gate.find_session(request)
+            if session is None:
+                await login_redirect(request)(scope, receive, send)
+                return
+            scope[_SESSION] = session
+        await self._app(scope, receive, send)
 
 
 def public(path: str, handlers: Mapping[str, PublicHandler]) -> Route:
@@ -232,6 +248,11 @@ def reason(form: QueryParams) -> str:
     if not is_single_line(text):
         raise bad_request("The reason must be a single line of at most 256 characters.")
     return text
+
+
+def _is_sent_by_page(headers: Headers) -> bool:
+    """Return whether an open page has sent a request by itself: to load its content again, or to follow the store."""
+    return "hx-request" in headers or headers.get("accept") == "text/event-stream"
 
 
 def _refused(detail: str) -> Problem:

@@ -14,8 +14,9 @@ from starlette.routing import Route
 from starlette.types import Send
 
 from receiver.domain.clock import Clock, wait_for_first
+from receiver.domain.console_sessions import Role
+from receiver.domain.errors import StoreUnavailable
 from receiver.domain.notifier import Notifier
-from receiver.web.console.credentials import Role
 from receiver.web.console.gate import Gate, Visit
 from receiver.web.server.listener import STOPPING
 from receiver.web.server.problems import RETRY_AFTER, Problem
@@ -67,7 +68,7 @@ class _Stream(StreamingResponse):
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await _send_chunk(send, _PREAMBLE)
-            while not self._stopping.is_set() and self._live.gate.session(self._request) is not None:
+            while not self._stopping.is_set() and await self._has_session():
                 await wait_for_first(clock, signal, self._stopping, until=clock.now() + _BEAT)
                 if signal.is_set():
                     await clock.wait(self._stopping, until=clock.now() + _CALM)
@@ -77,6 +78,13 @@ class _Stream(StreamingResponse):
         finally:
             self._live.followers[self._role] -= 1
             self._live.notifier.unsubscribe(signal)
+
+    async def _has_session(self) -> bool:
+        """Return whether the session goes on. While the store is unavailable it is not known to have ended."""
+        try:
+            return await self._live.gate.find_session(self._request) is not None
+        except StoreUnavailable:
+            return True
 
 
 async def _send_chunk(send: Send, body: bytes) -> None:

@@ -13,8 +13,8 @@ from starlette.responses import Response
 
 from receiver import __version__
 from receiver.domain.clock import Clock
+from receiver.domain.console_sessions import Visitor
 from receiver.web.console import formats
-from receiver.web.console.credentials import Visitor
 from receiver.web.console.navigation import NAVIGATION
 from receiver.web.console.static_files import static_url
 

@@ -8,7 +8,7 @@ import msgspec
 from receiver.domain.clock import Clock
 from receiver.domain.notifier import Notifier
 from receiver.settings import Dialect, EffectiveSetting, RouteSettings
-from receiver.store.interfaces import Catalog, Overview, Totals
+from receiver.store.interfaces import Catalog, Overview, SessionStore, Totals
 from receiver.tasks.explain import Explainer
 from receiver.web.gauges import SlotLimits
 from receiver.web.resources.alerts import AlertService
@@ -30,6 +30,7 @@ class ConsoleSources(msgspec.Struct, frozen=True, kw_only=True):
 
     overview: Overview
     totals: Totals
+    sessions: SessionStore
     slot_limits: SlotLimits
     slots_in_use: SlotsInUse
     configuration: Callable[[], Sequence[EffectiveSetting]]

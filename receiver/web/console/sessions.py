@@ -1,31 +1,41 @@
 """Sessions of the console, and one-time links that start one.
 
-Both are kept in memory, as hashes only: a restart logs every browser out, and ``kling-receiver console`` logs in again.
-So a token that is no longer configured leaves no session behind, and the store holds nothing that lets a reader in.
+The store has them, so that they hold on every node and survive a restart. It has only a hash of each secret, keyed with
+the tokens of the configuration: what the store contains lets no reader in, and a changed token ends all sessions.
 """
 
 from datetime import datetime, timedelta
 
 import msgspec
+import structlog
 
-from receiver.domain.bounded_dict import BoundedDict
-from receiver.domain.clock import Clock, Ids, token_hash
-from receiver.web.console.credentials import Role, Visitor
+from receiver.domain.clock import Clock, Ids
+from receiver.domain.console_sessions import ConsoleSession, Visitor
+from receiver.domain.errors import StoreUnavailable
+from receiver.store.interfaces import SessionStore
+from receiver.web.console.credentials import Credentials
 
 IDLE_LIMIT = timedelta(hours=12)
 LINK_LIFETIME = timedelta(seconds=60)
 MAX_SESSIONS = 100
 """For each role, so that readers cannot end the sessions of administrators."""
 
+_RENEWAL_INTERVAL = timedelta(minutes=1)
 _MAX_LINKS = 16
+_MAX_NOTICE = 1000
+
+log = structlog.get_logger()
 
 
 class Session(msgspec.Struct):
-    """A visitor's session. ``notice`` is a sentence that the next page shows: the outcome of an action."""
+    """The session of a request. ``notice`` is a sentence that the next page shows: the outcome of an action.
+
+    A request with a token has no session in the store: its ``key`` is None.
+    """
 
     visitor: Visitor
-    used_at: datetime
     notice: str = ""
+    key: bytes | None = None
 
     def take_notice(self) -> str:
         """Return the notice, and forget it."""
@@ -36,57 +46,62 @@ class Session(msgspec.Struct):
 class Sessions:
     """The sessions. One ends at logout, or after 12 hours without a visit. The least recently used make room."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, store: SessionStore, credentials: Credentials, clock: Clock) -> None:
+        self._store = store
+        self._credentials = credentials
         self._clock = clock
-        self._sessions: dict[bytes, Session] = {}
 
-    def start(self, visitor: Visitor) -> str:
+    async def start(self, visitor: Visitor) -> str:
         """Start a session, and return its secret for the cookie."""
-        self._make_room(visitor.role)
         secret = Ids.token()
-        self._sessions[token_hash(secret)] = Session(visitor, self._clock.now())
+        session = ConsoleSession(visitor=visitor, expires_at=self._clock.now() + IDLE_LIMIT)
+        await self._store.start(self._credentials.hash(secret), session, most=MAX_SESSIONS)
         return secret
 
-    def find(self, secret: str, *, is_visit: bool = True) -> Session | None:
+    async def find(self, secret: str, *, is_visit: bool = True) -> Session | None:
         """Return a live session. Requests that a page sends by itself are not visits."""
-        key = token_hash(secret)
-        session = self._sessions.get(key)
-        if session is None:
+        key, now = self._credentials.hash(secret), self._clock.now()
+        found = await self._store.find(key, now=now)
+        if found is None:
             return None
-        now = self._clock.now()
-        if now - session.used_at >= IDLE_LIMIT:
-            del self._sessions[key]
-            return None
-        if is_visit:
-            session.used_at = now
-        return session
+        if is_visit and now + IDLE_LIMIT - found.expires_at >= _RENEWAL_INTERVAL:
+            await self._renew(key, expires_at=now + IDLE_LIMIT)
+        return Session(found.visitor, found.notice, key)
 
-    def end(self, secret: str) -> None:
+    async def save_notice(self, session: Session) -> None:
+        """Keep the notice of a session for its next page. Without the store the notice is lost, but not the action."""
+        if session.key is None:
+            return
+        try:
+            await self._store.set_notice(session.key, session.notice[:_MAX_NOTICE])
+        except StoreUnavailable as exc:
+            log.warning("console.notice_lost", reason=exc.message)
+
+    async def end(self, secret: str) -> None:
         """End a session."""
-        self._sessions.pop(token_hash(secret), None)
+        await self._store.end(self._credentials.hash(secret))
 
-    def _make_room(self, role: Role) -> None:
-        now = self._clock.now()
-        self._sessions = {key: each for key, each in self._sessions.items() if now - each.used_at < IDLE_LIMIT}
-        same_role = [key for key, each in self._sessions.items() if each.visitor.role is role]
-        if len(same_role) >= MAX_SESSIONS:
-            del self._sessions[min(same_role, key=lambda key: self._sessions[key].used_at)]
+    async def _renew(self, key: bytes, *, expires_at: datetime) -> None:
+        try:
+            await self._store.renew(key, expires_at=expires_at)
+        except StoreUnavailable as exc:  # a page is readable while the disk is full
+            log.warning("console.session_not_renewed", reason=exc.message)
 
 
 class LoginLinks:
     """One-time links. Each starts one session, within 60 seconds."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, store: SessionStore, credentials: Credentials, clock: Clock) -> None:
+        self._store = store
+        self._credentials = credentials
         self._clock = clock
-        self._links: BoundedDict[bytes, tuple[Visitor, datetime]] = BoundedDict(_MAX_LINKS)
 
-    def create(self, visitor: Visitor) -> tuple[str, datetime]:
+    async def create(self, visitor: Visitor) -> tuple[str, datetime]:
         """Return a new link's secret, and when it expires."""
         secret, expires_at = Ids.token(), self._clock.now() + LINK_LIFETIME
-        self._links[token_hash(secret)] = (visitor, expires_at)
+        await self._store.add_link(self._credentials.hash(secret), visitor, expires_at=expires_at, most=_MAX_LINKS)
         return secret, expires_at
 
-    def redeem(self, secret: str) -> Visitor | None:
-        """Return the visitor of a link and forget the link. Return None if it was used or has expired."""
-        visitor, expires_at = self._links.pop(token_hash(secret), (None, None))
-        return None if expires_at is None or expires_at <= self._clock.now() else visitor
+    async def redeem(self, secret: str) -> Visitor | None:
+        """Return the visitor of a link, once for all nodes. Return None if it was used or has expired."""
+        return await self._store.redeem_link(self._credentials.hash(secret), now=self._clock.now())

@@ -8,9 +8,9 @@ from starlette.responses import Response
 
 from receiver.domain.api_schema.console import ConsoleLink
 from receiver.domain.clock import iso
+from receiver.domain.console_sessions import Role, Visitor
 from receiver.web import serializers
 from receiver.web.api_requests import EmptyBody, NoQuery
-from receiver.web.console.credentials import Role, Visitor
 from receiver.web.console.gate import LOGIN
 from receiver.web.console.sessions import LoginLinks
 from receiver.web.params import actor, read_json_body, read_query
@@ -29,7 +29,7 @@ class ConsoleApi:
         read_query(request, NoQuery)
         await read_json_body(request, EmptyBody)
         await self._load_pages()
-        secret, expires_at = self._links.create(Visitor(role=Role.ADMIN, name=actor(request)))
+        secret, expires_at = await self._links.create(Visitor(role=Role.ADMIN, name=actor(request)))
         return serializers.json_response(
             ConsoleLink(path=f"{LOGIN}/{secret}", expires_at=iso(expires_at)), HTTPStatus.CREATED
         )

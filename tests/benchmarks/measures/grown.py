@@ -32,7 +32,7 @@ _FEW_EVENTS, _FEW_PENDING = 1_000, 100
 _LISTS = ("/api/tasks", "/api/events", "/api/deliveries", "/api/tasks/k7")
 _COUNTS = "/api/tasks/counts"  # reads an index of all tasks
 _PAGES = (
-    "/console/login",  # a start ends all sessions, so this is the first page of each visitor
+    "/console/login",  # the first page of a visitor without a session
     "/console",
     "/console/tasks",
     "/console/tasks?q=k999",

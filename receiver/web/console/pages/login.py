@@ -9,7 +9,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from receiver.domain.clock import Clock
-from receiver.web.console.credentials import Credentials, Visitor
+from receiver.domain.console_sessions import Visitor
+from receiver.web.console.credentials import Credentials
 from receiver.web.console.gate import HOME, LOGIN, local_path, public, read_form
 from receiver.web.console.renderer import Renderer
 from receiver.web.console.sessions import LoginLinks, Sessions
@@ -69,26 +70,26 @@ class LoginPages:
             self._failures.record(client, now)
             log.warning("console.login_refused", client=client)
             return await self._form(request, back=back, error=_NOT_ADMITTED, status=HTTPStatus.UNAUTHORIZED)
-        return self._start(request, visitor, back)
+        return await self._start(request, visitor, back)
 
     async def redeem_link(self, request: Request) -> Response:
         """Start a session for a one-time link. A HEAD request, as previews send it, uses no link up."""
         if request.method == "HEAD":
             return Response()
-        visitor = self._links.redeem(request.path_params["link"])
+        visitor = await self._links.redeem(request.path_params["link"])
         if visitor is None:
             return await self._form(request, back=HOME, error=_DEAD_LINK, status=HTTPStatus.UNAUTHORIZED)
-        return self._start(request, visitor, HOME)
+        return await self._start(request, visitor, HOME)
 
-    def _start(self, request: Request, visitor: Visitor, back: str) -> Response:
+    async def _start(self, request: Request, visitor: Visitor, back: str) -> Response:
         """Start a new session, also for a browser that has one, so that a planted cookie is of no use."""
         if old := request.cookies.get(self._cookie):
-            self._sessions.end(old)
+            await self._sessions.end(old)
         log.info("console.logged_in", name=visitor.name, role=visitor.role.value, client=peer_name(request.client))
         response = RedirectResponse(back, HTTPStatus.SEE_OTHER, headers={"cache-control": "no-store"})
         response.set_cookie(
             self._cookie,
-            self._sessions.start(visitor),
+            await self._sessions.start(visitor),
             httponly=True,
             samesite="strict",
             secure=_is_https(request),
@@ -97,7 +98,7 @@ class LoginPages:
 
     async def log_out(self, request: Request) -> Response:
         """End the session."""
-        self._sessions.end(request.cookies.get(self._cookie, ""))
+        await self._sessions.end(request.cookies.get(self._cookie, ""))
         response = RedirectResponse(LOGIN, HTTPStatus.SEE_OTHER, headers={"cache-control": "no-store"})
         response.delete_cookie(self._cookie, httponly=True, samesite="strict")
         return response

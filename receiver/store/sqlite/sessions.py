@@ -1,0 +1,79 @@
+"""Sessions of the console and their one-time links, in the store's file."""
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from receiver.domain.clock import micros
+from receiver.domain.console_sessions import ConsoleSession, Visitor
+from receiver.store.rows import storable_text
+from receiver.store.session_rows import link_arguments, read_session, read_visitor, session_arguments
+from receiver.store.sqlite.database import Reader
+from receiver.store.sqlite.queries import sql
+from receiver.store.sqlite.writer import WriteOp, Writer
+
+
+class SqliteSessionStore:
+    """Sessions of the console, in the store's file. A full disk must not keep an operator out, so none is refused."""
+
+    def __init__(self, writer: Writer, hot: Reader) -> None:
+        self._writer = writer
+        self._hot = hot
+
+    async def start(self, key: bytes, session: ConsoleSession, *, most: int) -> None:
+        """Store a session."""
+        await self._writer.execute(_START, session_arguments(key, session, most=most))
+
+    async def find(self, key: bytes, *, now: datetime) -> ConsoleSession | None:
+        """Return a session that has not expired."""
+        return await self._hot.read(_find, {"key": key, "now": micros(now)})
+
+    async def renew(self, key: bytes, *, expires_at: datetime) -> None:
+        """Let a session expire later."""
+        await self._writer.execute(_RENEW, {"key": key, "expires_at": micros(expires_at)})
+
+    async def set_notice(self, key: bytes, notice: str) -> None:
+        """Set what the next page of a session shows."""
+        await self._writer.execute(_SET_NOTICE, {"key": key, "notice": storable_text(notice)})
+
+    async def end(self, key: bytes) -> None:
+        """End a session."""
+        await self._writer.execute(_END, {"key": key})
+
+    async def add_link(self, key: bytes, visitor: Visitor, *, expires_at: datetime, most: int) -> None:
+        """Store a link."""
+        await self._writer.execute(_ADD_LINK, link_arguments(key, visitor, expires_at=expires_at, most=most))
+
+    async def redeem_link(self, key: bytes, *, now: datetime) -> Visitor | None:
+        """Delete a link and return its visitor."""
+        return await self._writer.execute(_REDEEM_LINK, {"key": key, "now": micros(now)})
+
+
+def _find(connection: sqlite3.Connection, arguments: Mapping[str, object]) -> ConsoleSession | None:
+    row = connection.execute(sql("console_session"), arguments).fetchone()
+    return None if row is None else read_session(row)
+
+
+def _redeem_link(connection: sqlite3.Connection, group: Sequence[Mapping[str, object]]) -> Sequence[Visitor | None]:
+    found = [connection.execute(sql("redeem_link"), each).fetchone() for each in group]
+    return [None if row is None else read_visitor(row) for row in found]
+
+
+def _statements(*names: str, is_durable: bool = True) -> WriteOp[Mapping[str, object], None]:
+    """Return a write that runs some statements for each item."""
+
+    def write(connection: sqlite3.Connection, group: Sequence[Mapping[str, object]]) -> Sequence[None]:
+        for arguments in group:
+            for name in names:
+                connection.execute(sql(name), arguments)
+        return [None] * len(group)
+
+    return WriteOp(write=write, uses_disk=False, is_durable=is_durable)
+
+
+_START = _statements("trim_console_sessions", "insert_console_session")
+_RENEW = _statements("renew_console_session", is_durable=False)
+_SET_NOTICE = _statements("set_console_notice", is_durable=False)
+_END = _statements("delete_console_session")
+_ADD_LINK = _statements("trim_console_links", "insert_console_link")
+_REDEEM_LINK: WriteOp[Mapping[str, object], Visitor | None] = WriteOp(write=_redeem_link, uses_disk=False)
