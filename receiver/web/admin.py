@@ -110,7 +110,7 @@ def admin_app(
     further pages; they need the token too.
     """
     credentials = Credentials(token=token, read_token=read_token, named_tokens=named_tokens)
-    console = Console(services, _route_api(services), credentials, port=listen.port)
+    console = Console(services, _route_api(services), credentials)
     app = Starlette(
         routes=[*_routes(services, console), *console.routes, *extra_routes],
         middleware=[

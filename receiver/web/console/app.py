@@ -33,26 +33,20 @@ from receiver.web.server.problems import Problem
 
 
 class Console:
-    """The console's routes, and its one-time links for ``kling-receiver console``.
-
-    *port* is part of the cookie's name: browsers send a cookie to every port of a host.
-    """
+    """The console's routes, and its one-time links for ``kling-receiver console``."""
 
     def __init__(
         self,
         services: ConsoleServices,
         routes: RouteApi,
         credentials: Credentials,
-        *,
-        port: int,
     ) -> None:
         clock = services.clock
-        cookie = f"kling_receiver_{port}"
         sessions = Sessions(services.console.sessions, credentials, clock)
         self.links = LoginLinks(services.console.sessions, credentials, clock)
         self._renderer = Renderer(clock)
-        self.gate = gate = Gate(sessions, self._renderer, cookie=cookie)
-        login = LoginPages(sessions, self.links, credentials, self._renderer, cookie=cookie, clock=clock)
+        self.gate = gate = Gate(sessions, self._renderer)
+        login = LoginPages(sessions, self.links, credentials, self._renderer, clock=clock)
         pages = (
             LivePages(gate, services.event_notifier, clock=clock),
             NowPage(services, routes),

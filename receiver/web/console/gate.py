@@ -106,10 +106,9 @@ PublicHandler: TypeAlias = Callable[[Request], Awaitable[Response]]
 class Gate:
     """Makes the console's routes: each one checks the session first."""
 
-    def __init__(self, sessions: Sessions, renderer: Renderer, *, cookie: str) -> None:
+    def __init__(self, sessions: Sessions, renderer: Renderer) -> None:
         self._sessions = sessions
         self._renderer = renderer
-        self._cookie = cookie
 
     def page(self, path: str, handler: Handler, *, action: Handler | None = None) -> Route:
         """Return the route of a page. *action* handles a POST to the same path."""
@@ -149,7 +148,7 @@ class Gate:
         role = request.scope.get(TOKEN_ROLE)
         if role is not None:
             return Session(Visitor(role=Role(role), name=actor(request)))
-        secret = request.cookies.get(self._cookie, "")
+        secret = request.cookies.get(cookie_name(request), "")
         return await self._sessions.find(secret, is_visit=not _is_sent_by_page(request.headers)) if secret else None
 
     async def _respond(self, request: Request, session: Session, handler: Handler) -> Response:
@@ -180,6 +179,15 @@ class SessionAuth:
                 return
             scope[_SESSION] = session
         await self._app(scope, receive, send)
+
+
+def cookie_name(request: Request) -> str:
+    """Return the name of the session's cookie, with the port that the browser uses: it sends a cookie to every port.
+
+    It is the port of the Host header, so that the nodes behind a balancer read one cookie.
+    """
+    port = request.headers.get("host", "").rpartition(":")[2]
+    return f"kling_receiver_{port}" if port.isascii() and port.isdecimal() else "kling_receiver"
 
 
 def public(path: str, handlers: Mapping[str, PublicHandler]) -> Route:

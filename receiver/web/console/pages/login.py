@@ -11,7 +11,7 @@ from starlette.routing import Route
 from receiver.domain.clock import Clock
 from receiver.domain.console_sessions import Visitor
 from receiver.web.console.credentials import Credentials
-from receiver.web.console.gate import HOME, LOGIN, local_path, public, read_form
+from receiver.web.console.gate import HOME, LOGIN, cookie_name, local_path, public, read_form
 from receiver.web.console.renderer import Renderer
 from receiver.web.console.sessions import LoginLinks, Sessions
 from receiver.web.server.client_address import peer_name
@@ -36,14 +36,12 @@ class LoginPages:
         credentials: Credentials,
         renderer: Renderer,
         *,
-        cookie: str,
         clock: Clock,
     ) -> None:
         self._sessions = sessions
         self._links = links
         self._credentials = credentials
         self._renderer = renderer
-        self._cookie = cookie
         self._clock = clock
         self._failures = FailureLimiter(burst=10, per_second=0.1)
 
@@ -83,12 +81,12 @@ class LoginPages:
 
     async def _start(self, request: Request, visitor: Visitor, back: str) -> Response:
         """Start a new session, also for a browser that has one, so that a planted cookie is of no use."""
-        if old := request.cookies.get(self._cookie):
+        if old := request.cookies.get(cookie_name(request)):
             await self._sessions.end(old)
         log.info("console.logged_in", name=visitor.name, role=visitor.role.value, client=peer_name(request.client))
         response = RedirectResponse(back, HTTPStatus.SEE_OTHER, headers={"cache-control": "no-store"})
         response.set_cookie(
-            self._cookie,
+            cookie_name(request),
             await self._sessions.start(visitor),
             httponly=True,
             samesite="strict",
@@ -98,9 +96,9 @@ class LoginPages:
 
     async def log_out(self, request: Request) -> Response:
         """End the session."""
-        await self._sessions.end(request.cookies.get(self._cookie, ""))
+        await self._sessions.end(request.cookies.get(cookie_name(request), ""))
         response = RedirectResponse(LOGIN, HTTPStatus.SEE_OTHER, headers={"cache-control": "no-store"})
-        response.delete_cookie(self._cookie, httponly=True, samesite="strict")
+        response.delete_cookie(cookie_name(request), httponly=True, samesite="strict")
         return response
 
     async def _form(
