@@ -132,9 +132,9 @@ async def a_postgres_store(url: str, **options: Any) -> AsyncIterator[PostgresSt
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run each test of a store on every database."""
+    """Run each test of a store on every database, or on those that its module names in ``STORES``."""
     if "opener" in metafunc.fixturenames:
-        metafunc.parametrize("opener", ["sqlite", "postgres"], indirect=True)
+        metafunc.parametrize("opener", getattr(metafunc.module, "STORES", ["sqlite", "postgres"]), indirect=True)
 
 
 @pytest.fixture

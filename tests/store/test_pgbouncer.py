@@ -1,0 +1,41 @@
+"""The store through a real PgBouncer in transaction mode: the tests of tasks, deliveries and nodes once more.
+
+The connections of the server take turns, so that a statement which relies on the session of the one before it fails.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+from harness.pgbouncer import a_pgbouncer, pooled_url
+from harness.postgres import PostgresServer
+from store import test_deliveries, test_postgres_nodes, test_sessions, test_task_changes, test_tasks
+from store.conftest import a_postgres_store
+from store.test_postgres_nodes import nodes
+
+from receiver.store.postgres.database import Address, is_pooled
+
+__all__ = ["nodes"]
+
+STORES = ["postgres"]
+
+for module in (test_tasks, test_task_changes, test_deliveries, test_sessions, test_postgres_nodes):
+    globals().update({name: each for name, each in vars(module).items() if name.startswith("test_")})
+
+
+@pytest.fixture(scope="module")
+def pgbouncer(postgres: PostgresServer) -> Iterator[int]:
+    """The port of PgBouncer."""
+    with a_pgbouncer(postgres, more="server_round_robin = 1") as port:
+        yield port
+
+
+@pytest.fixture
+def postgres_url(postgres_database: str, pgbouncer: int) -> str:
+    """The URL of a new database with an empty store, through PgBouncer."""
+    return pooled_url(postgres_database, pgbouncer)
+
+
+async def test_pgbouncer_is_recognized(postgres_url: str) -> None:
+    assert await is_pooled(Address(url=postgres_url))
+    async with a_postgres_store(postgres_url) as store:
+        await store.check_commit()
