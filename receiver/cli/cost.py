@@ -46,7 +46,9 @@ def _print_costs(answer: Json) -> None:
         return
     render.table(columns, [*rows, {**total, "name": "total"}], empty="")
     if answer["left_out"]:
-        render.notice(f"{answer['left_out']} more groups are only in the total. Narrow it with --from and --to.")
+        render.notice(
+            f"{answer['left_out']} more groups count in the total but are not listed. Shorten the period: --from, --to."
+        )
 
 
 def _amount_column(unit: str) -> render.Column:

@@ -94,6 +94,6 @@ def _print(report: Json) -> None:
             render.notice(f"{title}:")
             render.table(columns, report[name], empty="")
     if report["left_out"]:
-        render.notice(f"{report['left_out']} more entries are not shown. Narrow it with --from and --to.")
+        render.notice(f"{report['left_out']} more entries are not shown. Shorten the period: --from, --to.")
     if report["agrees"]:
         render.notice("Kling's ledgers agree with the stored costs.")

@@ -54,7 +54,7 @@ def _is_confirmed(previews: Sequence[Json]) -> bool:
     """Show the tasks on a terminal, and ask. Raises UsageError without a terminal."""
     question = f"Delete {_count(previews)} for good?{_note(previews)}"
     if not (sys.stdin.isatty() and render.is_terminal()):
-        raise UsageError(f"{question} The answer is needed on a terminal.", remedy="Add --yes, or --dry-run to list.")
+        raise UsageError(f"{question} Only a terminal can answer this.", remedy="Add --yes, or --dry-run to list.")
     render.table(_COLUMNS, _rows(previews), empty="")
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()

@@ -52,7 +52,7 @@ def _is_confirmed(tasks: Sequence[Task]) -> bool:
     """Show the tasks on a terminal, and ask. Raises UsageError without a terminal."""
     question = f"Submit {count_text(tasks)} again? Kling charges for each."
     if not (sys.stdin.isatty() and render.is_terminal()):
-        raise UsageError(f"{question} The answer is needed on a terminal.", remedy="Add --yes, or --dry-run to list.")
+        raise UsageError(f"{question} Only a terminal can answer this.", remedy="Add --yes, or --dry-run to list.")
     render.table(TASK_COLUMNS, [task.raw for task in tasks], empty="")
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()

@@ -116,9 +116,9 @@ class Faults:
     slow: Annotated[Frequency, Parameter(group=_TASKS, help="Make the task slow.")] = None
     stall: Annotated[Frequency, Parameter(group=_TASKS, help="Never finish the task.")] = None
     result_missing: Annotated[Frequency, Parameter(group=_TASKS, help="Succeed without a result.")] = None
-    result_late: Annotated[Frequency, Parameter(group=_TASKS, help="Return the result only to queries, and late.")] = (
-        None
-    )
+    result_late: Annotated[
+        Frequency, Parameter(group=_TASKS, help="Leave the result out of callbacks; queries return it late.")
+    ] = None
     result_late_by: Annotated[Duration, Parameter(group=_TASKS, help="Time until queries return a late result.")] = None
     unbilled: Annotated[Frequency, Parameter(group=_TASKS, help="Leave the task out of the account's ledger.")] = None
     overbilled: Annotated[Frequency, Parameter(group=_TASKS, help="Charge the task twice in the account's ledger.")] = (

@@ -54,7 +54,7 @@ New: TypeAlias = Annotated[
 ]
 Reuse: TypeAlias = Annotated[
     bool,
-    Parameter(negative=(), help="Accept the first task of an idempotency key even if it has another body."),
+    Parameter(negative=(), help="Return the task that has the idempotency key, even if its body differs."),
 ]
 
 Reply: TypeAlias = Annotated[

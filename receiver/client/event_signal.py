@@ -88,7 +88,7 @@ class EventSignals:
 
 
 class EventSignal:
-    """The signal of one waiting call."""
+    """Wakes one waiting call when an event matches."""
 
     def __init__(self, signals: EventSignals, matches: Filter) -> None:
         self.matches = matches

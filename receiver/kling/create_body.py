@@ -37,8 +37,8 @@ def compose(
     """Replace the callback URL in a client's body by ours, and add *external_task_id* if the client gave none.
 
     All other members stay exactly as the client wrote them. Without *callback_url* the body asks for no callback.
-    A client that moved from one generation to the other may still write both where the other one has them: at the
-    top, or in ``options``. They are found there too, and moved.
+    One generation has these two members at the top, the other one in ``options``. A client that changed generations may
+    write them in the wrong place. They are found there too, and moved.
     Raises InvalidRequest, or MalformedBody if the body is not a JSON object.
     """
     body = strip_mark(body)

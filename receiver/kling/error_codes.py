@@ -314,7 +314,7 @@ def _status_and_code(response: ErrorResponse) -> str:
     if response.document is None and coding:
         return f"HTTP {response.status} with a body that cannot be decoded (content-encoding {_one_line(coding)[:40]})"
     if response.is_success and response.document is None:
-        return f"HTTP {response.status} with something that is not JSON"
+        return f"HTTP {response.status} with a body that is not JSON"
     return (
         f"HTTP {response.status}"
         if response.code is None

@@ -87,7 +87,7 @@ class ConnectionPool:
 
 
 def _is_reusable(connection: HttpConnection) -> bool:
-    """Whether the next request may go over an idle connection: it is open, neither idle for too long nor too old."""
+    """Return whether an idle connection may carry a request: it is open, not too old and not idle for too long."""
     return connection.is_open and _now() < connection.reusable_until
 
 

@@ -103,7 +103,7 @@ class HttpConnection(asyncio.Protocol):
     # Called by the client.
 
     def begin(self, method: str) -> None:
-        """Prepare for a request."""
+        """Reset what belongs to the previous request."""
         self.sent = False
         if self._is_idle:  # on a new connection the peer may have begun its response before it got the request
             self.received = self._is_idle = False

@@ -79,7 +79,7 @@ def _configuration_error(errors: Sequence[str]) -> ConfigurationError:
 
 
 def _with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Add missing sections, so default paths start from the file's folder, and the default key if none is given."""
+    """Add missing sections, whose paths then start from the file's folder, and the default key if there is none."""
     whole = {name: {} for name in Settings.model_fields if name != "routes"} | dict(values)
     kling = whole["kling"]
     if isinstance(kling, dict) and not any(kling.get(name) for name in ("access_key", "secret_key")):

@@ -1,4 +1,4 @@
-"""Searches for people, in any database. A search reads a window of a list, so that it costs the same at any size."""
+"""Searches that people type, in any database. Each reads a window of a list, so that it costs the same at any size."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar

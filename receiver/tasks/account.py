@@ -26,7 +26,7 @@ _REMEDIES: Final[Mapping[int | str | None, str]] = {
     1100: "The account is blocked or not set up yet: check it in Kling's console, or contact Kling's support.",
     1101: "The account is in arrears: pay what is due in Kling's console.",
     1102: "The resource pack is used up or has expired: buy another one or enable pay as you go in Kling's console.",
-    1103: "The account has no right to use it: request it in Kling's console, or use another model.",
+    1103: "The account may not use it: request access in Kling's console, or use another model.",
     1304: "This machine's address is not on the account's list: add it in Kling's console, or use a listed address.",
 }
 _PACK_USED_UP, _NOT_PERMITTED = 1102, 1103

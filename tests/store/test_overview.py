@@ -1,4 +1,4 @@
-"""Searches for people: what they find, and that each reads only a window of a list."""
+"""Searches that people type: what they find, and that each reads only a window of a list."""
 
 import json
 from datetime import timedelta

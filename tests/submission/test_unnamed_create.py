@@ -37,7 +37,7 @@ class SynchronousKling(FakeKling):
         if self.create_fault is not None:
             raise self.create_fault
         if not self.body.startswith(b"{"):
-            error = KlingUncertain("Kling answered HTTP 200 with something that is not JSON.")
+            error = KlingUncertain("Kling answered HTTP 200 with a body that is not JSON.")
             return KlingResponse(status=200, headers={}, body=self.body, error=error)
         return KlingResponse(status=200, headers={}, body=self.body, report=protocol.parse_status(self.body))
 

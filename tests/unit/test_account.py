@@ -144,7 +144,7 @@ def test_each_reason_has_its_own_remedy() -> None:
     remedies = {code: remedy(refusal(429, code)) for code in codes}
 
     assert len(set(remedies.values())) == len(codes)
-    for code, word in {1101: "arrears", 1102: "used up", 1103: "right", 1304: "list", 1002: "region"}.items():
+    for code, word in {1101: "arrears", 1102: "used up", 1103: "access", 1304: "list", 1002: "region"}.items():
         assert word in remedies[code]
     assert "Kling's console" in remedy(refusal(402, None))
 

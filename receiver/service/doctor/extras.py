@@ -32,7 +32,7 @@ async def tracing(subject: Subject) -> Finding:
     known = subject.service.diagnostics
     url = known.get("traces_to") if known else collector(os.environ)
     if url is None:
-        return ok("Tracing is off: no variable OTEL_* asks for traces.")
+        return ok("Tracing is off: no OTEL_* variable turns it on.")
     if "otel" not in _installed(subject):
         return failed(
             f"Traces for {url} are not recorded: the extra `otel` is not installed.",

@@ -88,7 +88,7 @@ def _key(answer: KeyCheck, base_url: str) -> Finding:
             return failed(f"Kling accepts the key and blocks the account: {error.message}", error.remedy, **details)
         case UnknownResource() if code is None:
             return warning(
-                f"Not known: {host} has no list of tasks, by which the key could be checked.",
+                f"Not known: {host} has no list of tasks, which a check of the key would query.",
                 "Submit one cheap task to check the key.",
                 **details,
             )

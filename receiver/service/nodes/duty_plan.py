@@ -23,7 +23,7 @@ class LeaseTiming(msgspec.Struct, frozen=True, kw_only=True):
     """How long a lease lasts, how often it is renewed, and how much earlier its holder stops by itself.
 
     A free duty is taken after three renewals at the latest, so a node that dies is replaced within
-    ``lifetime + 3 * interval``, and its orders are free of overlaps for ``margin``.
+    ``lifetime + 3 * interval``. Between the end of its own work and the start of its successor's lies ``margin``.
     """
 
     lifetime: timedelta = timedelta(seconds=5)

@@ -1,7 +1,8 @@
 """Notifies open pages that the store has changed, so that each loads its own content again.
 
 The stream carries no data: a page that follows it is one that the visitor could load by hand. After a change it waits
-a moment, so that a burst of changes loads a page once. Without a change it beats, so that ages and attempts advance.
+a moment, so that a burst of changes loads a page once. Without a change it sends a heartbeat, so that ages and attempts
+advance.
 """
 
 import asyncio
@@ -47,7 +48,7 @@ class LivePages:
     async def follow(self, visit: Visit) -> Response:
         """Start a stream, until the client disconnects, its session ends or the service stops."""
         if self.followers[visit.visitor.role] >= MAX_FOLLOWERS:
-            detail = f"{MAX_FOLLOWERS} pages follow the store already. Close one, or load this page by hand."
+            detail = f"{MAX_FOLLOWERS} pages already update themselves. Close one, or reload this page."
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "too_many_listeners", detail, headers=RETRY_AFTER)
         if visit.request.method == "HEAD":
             return Response(headers=_HEADERS, media_type="text/event-stream")
