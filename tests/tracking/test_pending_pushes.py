@@ -2,7 +2,6 @@
 
 from collections import Counter
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 from harness.fake_kling import KlingTask, refusal
@@ -11,8 +10,9 @@ from harness.task_system import ENDPOINT, TaskSystem, a_task_system
 
 from receiver.domain.errors import TooManyPending
 from receiver.domain.model import Task, TaskState
+from receiver.domain.results import Result, without_queries
 from receiver.settings import CallbackSettings, Verify
-from receiver.tracking import confirmations, pending_reports
+from receiver.tracking import confirmations
 
 NO_VERIFICATION = CallbackSettings(verify=Verify.NEVER)
 
@@ -138,8 +138,13 @@ async def test_of_equal_pushes_only_the_newest_is_pending(tmp_path: Path) -> Non
 async def test_a_result_is_read_once_however_many_pushes_are_pending(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = Mock(wraps=pending_reports.without_queries)
-    monkeypatch.setattr(pending_reports, "without_queries", read)
+    read: list[object] = []
+
+    def counting(result: Result) -> Result:
+        read.append(result)
+        return without_queries(result)
+
+    monkeypatch.setattr("receiver.tracking.pending_reports.without_queries", counting)
     async with a_task_system(tmp_path) as system:
         task, kling_task = await a_running_task(system)
 
@@ -148,7 +153,7 @@ async def test_a_result_is_read_once_however_many_pushes_are_pending(
             await system.push(kling_task.token, kling_task.status_body(task_status="succeed", task_result=result))
 
         assert await system.push_outcomes(task.id) == ["pending"] * 10
-        assert read.call_count == 10
+        assert len(read) == 10
 
 
 async def test_a_true_push_is_confirmed_among_many_forged_ones(tmp_path: Path) -> None:
