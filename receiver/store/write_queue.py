@@ -18,6 +18,8 @@ from receiver.store.item_error import ItemError
 Op = TypeVar("Op")
 
 _MAX_GROUP_SIZE = 256
+_GATHERING_TURNS = 8
+"""Turns of the event loop that calls may wait for as many others as the last group had. That is less than 1 ms."""
 
 
 class PendingWrite(msgspec.Struct, eq=False):
@@ -107,13 +109,23 @@ class WriteQueue:
                     group = self._next_group()
                     if group:
                         await self._process_group(group)
-                    # Let the callers that were just woken submit their next write, so that the next group has it.
-                    await asyncio.sleep(0)
+                    await self._gather(sum(len(call.items) for call in group))
         except Exception as exc:
             self._health.classify(StoreBroken(f"The store's writer failed: {exc!r}."))
             raise
         finally:
             _reject_unwritten(self._pending)
+
+    async def _gather(self, size: int) -> None:
+        """Let the callers that were just woken submit their next writes, so that the next group has them.
+
+        A call that came meanwhile would else be a group of its own. Then all others are the next group, and so on: two
+        commits for each round of callers, and the writer's thread competes with the event loop.
+        """
+        for _ in range(_GATHERING_TURNS):
+            await asyncio.sleep(0)
+            if not self._pending or sum(len(call.items) for call in self._pending) >= size:
+                return
 
     def _next_group(self) -> list[PendingWrite]:
         calls: list[PendingWrite] = []
