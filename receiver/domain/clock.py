@@ -168,7 +168,7 @@ def micros(at: datetime) -> int:
 
 def from_micros(micros: int) -> datetime:
     """Convert microseconds since the epoch to a time."""
-    return EPOCH + timedelta(microseconds=micros)
+    return EPOCH + micros * MICROSECOND
 
 
 def iso(at: datetime) -> str:

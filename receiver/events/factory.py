@@ -88,7 +88,7 @@ class EventFactory:
             decisions=tuple(decisions),
             archiving=self._archive_state(state, report, is_wanted=trusted or _is_wanted(decisions)),
         )
-        return replace(self._with_deliveries(event), task=task)
+        return RoutedEvent(event=event, deliveries=self._deliveries(event), task=task)
 
     def alert(self, name: str, data: Json, *, at: datetime, task: Task | None = None) -> RoutedEvent:
         """Return an alert. *data* is what the operator needs to fix it; *task* is summarized as in every event."""
@@ -140,9 +140,11 @@ class EventFactory:
         return ArchiveState.PENDING if result_urls(report.result) else None
 
     def _with_deliveries(self, event: Event) -> RoutedEvent:
-        """Return the event with a delivery for each matching route."""
-        wanted = [decision.route for decision in event.decisions if decision.wanted]
-        return RoutedEvent(event=event, deliveries=[self._delivery(event, route) for route in wanted])
+        return RoutedEvent(event=event, deliveries=self._deliveries(event))
+
+    def _deliveries(self, event: Event) -> Sequence[Delivery]:
+        """Return a delivery for each matching route."""
+        return [self._delivery(event, decision.route) for decision in event.decisions if decision.wanted]
 
     def _delivery(self, event: Event, route: str) -> Delivery:
         """Return a delivery that is due now, or once the files are archived. A client's own URL never waits."""

@@ -285,7 +285,14 @@ class Inbox:
             at=now,
         )
         cost = incoming.report.cost if decision.trusted and decision.task.state.is_final else None
-        return _add_event(Change(task=decision.task, push=push, resolved=decision.resolved, cost=cost), routed)
+        return Change(
+            task=routed.task,
+            push=push,
+            events=(routed.event,),
+            deliveries=routed.deliveries,
+            resolved=decision.resolved,
+            cost=cost,
+        )
 
     def _decide_answer(self, incoming: Incoming, task: Task, pending: Sequence[Push]) -> Change:
         report, now = incoming.report, incoming.at

@@ -192,8 +192,11 @@ class HttptoolsConnection(BoundedConnection, httptools_impl.HttpToolsProtocol):
         fields = [*self.server_state.default_headers, *headers]
         if not cycle.keep_alive:
             fields.append((b"connection", b"close"))
-        head = [STATUS_LINE[status], *(part for name, value in fields for part in (name, b": ", value, b"\r\n"))]
-        self.transport.write(b"".join((*head, b"\r\n", body)))
+        parts = [STATUS_LINE[status]]
+        for name, value in fields:
+            parts += (name, b": ", value, b"\r\n")
+        parts += (b"\r\n", body)
+        self.transport.write(b"".join(parts))
         cycle.response_started = cycle.response_complete = True
         cycle.message_event.set()
         if not cycle.keep_alive:
