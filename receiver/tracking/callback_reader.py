@@ -29,7 +29,7 @@ class CallbackReader:
         self._clock = clock
 
     async def read(self, callback: Callback) -> Incoming:
-        """Return what a callback reports. Raises MalformedBody, TooManyPending."""
+        """Return what a callback reports, to be given to ``end`` later. Raises MalformedBody, TooManyPending."""
         now, hashed, body = self._clock.now(), callback.token_hash, callback.body
         count_large = partial(self._limiter.count, hashed, PushKind.LARGE, now=now)
         headers, decoded = decode_body(
@@ -51,8 +51,13 @@ class CallbackReader:
             token_hash=hashed,
         )
         if not is_signed:
-            self._limiter.check(hashed, incoming.kind, now=now)
+            self._limiter.begin(hashed, incoming.kind, now=now)
         return incoming
+
+    def end(self, incoming: Incoming) -> None:
+        """Record that a callback waits no longer to be stored."""
+        if incoming.signature is not SignatureStatus.GOOD:
+            self._limiter.end(incoming.token_hash, incoming.kind)
 
     def _check_signature(self, headers: Sequence[tuple[str, str]], body: bytes) -> SignatureStatus:
         if not self.settings.signing_secrets:

@@ -93,12 +93,16 @@ class Inbox:
         """Store callbacks in one transaction. Return for each what ``accept_callback`` returns or raises."""
         outcomes: list[bool | BaseException] = [False] * len(callbacks)
         received: dict[int, Incoming] = {}
-        for index, callback in enumerate(callbacks):
-            try:
-                received[index] = await self._reader.read(callback)
-            except Exception as exc:  # noqa: BLE001 -- an error of one callback concerns only that one
-                outcomes[index] = exc
-        changes = await self._apply_callbacks(list(received.values())) if received else ()
+        try:
+            for index, callback in enumerate(callbacks):
+                try:
+                    received[index] = await self._reader.read(callback)
+                except Exception as exc:  # noqa: BLE001 -- an error of one callback concerns only that one
+                    outcomes[index] = exc
+            changes = await self._apply_callbacks(list(received.values())) if received else ()
+        finally:
+            for incoming in received.values():
+                self._reader.end(incoming)
         for (index, incoming), change in zip(received.items(), changes, strict=True):
             continue_request(callbacks[index].request)
             outcomes[index] = change if isinstance(change, BaseException) else self._conclude(incoming, change)

@@ -26,15 +26,32 @@ class PushKind(Enum):
 
 
 class PushLimiter:
-    """Counts the pushes of each callback URL that had no effect, by kind. Restarts forget them."""
+    """Counts the pushes of each callback URL that had no effect, by kind. Restarts forget them.
+
+    A push that waits for its commit counts too: it may turn out to have no effect.
+    """
 
     def __init__(self) -> None:
         self._limiters: BoundedDict[tuple[bytes, PushKind], RateLimiter] = BoundedDict(_MAX_TRACKED)
+        self._waiting: dict[tuple[bytes, PushKind], int] = {}
+
+    def begin(self, token: bytes, kind: PushKind, *, now: datetime) -> None:
+        """Count a push that begins to wait for its commit, or raise as ``check``."""
+        self.check(token, kind, now=now)
+        self._waiting[token, kind] = self._waiting.get((token, kind), 0) + 1
+
+    def end(self, token: bytes, kind: PushKind) -> None:
+        """Stop counting a push that waited."""
+        key = (token, kind)
+        self._waiting[key] -= 1
+        if not self._waiting[key]:
+            del self._waiting[key]
 
     def check(self, token: bytes, kind: PushKind, *, now: datetime) -> None:
         """Raise TooManyPending if the URL with this token's hash has sent too many pushes of this kind."""
         key = (token, kind)
-        if key in self._limiters and self._limiters[key].available(now) <= 0:
+        left = self._limiters[key].available(now) if key in self._limiters else kind.value[0]
+        if left <= self._waiting.get(key, 0):
             raise TooManyPending(
                 f"This callback URL received too many pushes {kind.value[1]}. Send this one again in a minute."
             )
