@@ -23,7 +23,7 @@ async def system(tmp_path: Path) -> AsyncIterator[ArchiveSystem]:
         yield system
 
 
-async def test_on_a_full_disk_nothing_is_begun_and_it_goes_on_when_there_is_room(system: ArchiveSystem) -> None:
+async def test_a_full_disk_delays_downloads_until_there_is_space(system: ArchiveSystem) -> None:
     system.free_bytes = MIN_FREE_BYTES + len(PNG) - 1
     async with a_cdn(a=A_PNG) as cdn:
         event = await system.succeed_task(f"{cdn.url}/a")
@@ -56,7 +56,7 @@ async def test_a_disk_that_fills_meanwhile_ends_the_download_and_keeps_what_came
     assert told["results"][0]["reason"].startswith("The disk is almost full.")
 
 
-async def test_a_folder_that_cannot_be_made_is_said(system: ArchiveSystem) -> None:
+async def test_an_alert_names_a_folder_that_cannot_be_created(system: ArchiveSystem) -> None:
     system.folder.write_text("a file in its place")
     async with a_cdn(a=A_PNG) as cdn:
         event = await system.succeed_task(f"{cdn.url}/a")

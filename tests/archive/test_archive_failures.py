@@ -22,7 +22,7 @@ from receiver.net.ssrf_guard import PublicGuard
 # What goes wrong
 
 
-async def test_what_broke_off_is_taken_up_again(system: ArchiveSystem) -> None:
+async def test_an_interrupted_download_is_resumed(system: ArchiveSystem) -> None:
     tag = {"content_type": "image/png", "etag": '"v1"'}
     async with a_cdn(a=truncated_response(PNG, after=1000, **tag)) as cdn:
         event = await system.succeed_task(f"{cdn.url}/a")
@@ -186,7 +186,9 @@ async def endless_response(_: asyncio.StreamReader, writer: asyncio.StreamWriter
 
 
 @pytest.mark.parametrize("large", [response(200, bytes(60_000), content_type="video/mp4"), endless_response])
-async def test_what_is_too_large_is_lost_and_takes_no_room(system: ArchiveSystem, large: bytes | Handler) -> None:
+async def test_a_result_that_is_too_large_is_lost_and_leaves_no_file(
+    system: ArchiveSystem, large: bytes | Handler
+) -> None:
     async with a_cdn(a=large, b=A_PNG) as cdn:
         event = await system.succeed_task(f"{cdn.url}/a", f"{cdn.url}/b")
         system.start(limits=DownloadLimits(max_bytes=50_000))
@@ -213,7 +215,7 @@ async def test_what_is_too_large_is_lost_and_takes_no_room(system: ArchiveSystem
         b"not http at all\r\n\r\n",
     ],
 )
-async def test_what_is_no_whole_file_is_never_taken_for_one(system: ArchiveSystem, wrong: bytes | Handler) -> None:
+async def test_an_incomplete_response_is_never_archived(system: ArchiveSystem, wrong: bytes | Handler) -> None:
     async with a_cdn(a=wrong) as cdn:
         event = await system.succeed_task(f"{cdn.url}/a")
         system.start()

@@ -23,7 +23,7 @@ from receiver.store.interfaces import ArchiveStore, ArchiveUpdate
 # Crashes and faults
 
 
-async def test_what_was_under_way_is_found_again_after_a_restart(system: ArchiveSystem) -> None:
+async def test_downloads_in_flight_are_found_again_after_a_restart(system: ArchiveSystem) -> None:
     async def hanging(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(response(200, PNG, content_type="image/png")[:-100])
         await asyncio.sleep(60)
@@ -44,7 +44,7 @@ async def test_what_was_under_way_is_found_again_after_a_restart(system: Archive
     assert asked == ["/b"], "archived files are not fetched again"
 
 
-async def test_of_a_large_file_a_restart_asks_for_the_rest_alone(system: ArchiveSystem) -> None:
+async def test_a_restart_requests_only_the_rest_of_a_large_file(system: ArchiveSystem) -> None:
     film = b"\0\0\0\x20ftypisom" + bytes(20 * 1024 * 1024)
     headers = {"content_type": "video/mp4", "etag": '"v1"'}
 

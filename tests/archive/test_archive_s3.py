@@ -123,7 +123,7 @@ async def test_a_storage_that_hangs_keeps_nothing_from_coming_here(system: Archi
 
 
 @pytest.mark.parametrize("alone", [True, False])
-async def test_what_the_storage_never_took_stays_here(
+async def test_a_file_that_cannot_be_copied_to_the_storage_stays_local(
     system: ArchiveSystem, storage: S3Storage, s3: S3Server, *, alone: bool
 ) -> None:
     system.copy_target = CopyTarget(storage=storage, remove_local=alone)
@@ -142,7 +142,7 @@ async def test_what_the_storage_never_took_stays_here(
     assert system.content(told["results"][0]) == PNG
 
 
-async def test_a_bucket_that_is_missing_is_said_and_once_it_is_made_all_goes_on(
+async def test_an_alert_names_a_missing_bucket_and_archiving_resumes_once_it_exists(
     system: ArchiveSystem, s3: S3Server
 ) -> None:
     shutil.rmtree(s3.root / BUCKET)

@@ -44,7 +44,7 @@ async def system(tmp_path: Path) -> AsyncIterator[ArchiveSystem]:
         yield system
 
 
-async def test_a_url_that_dies_half_way_goes_on_by_a_fresh_one_from_where_it_was(system: ArchiveSystem) -> None:
+async def test_a_download_whose_url_expires_resumes_from_a_fresh_url(system: ArchiveSystem) -> None:
     tag = {"content_type": "image/png", "etag": '"v1"'}
     rest = response(206, PNG[1000:], content_range=f"bytes 1000-{len(PNG) - 1}/{len(PNG)}", **tag)
     half = truncated_response(PNG, after=1000, **tag)
@@ -72,7 +72,9 @@ async def test_a_url_that_dies_half_way_goes_on_by_a_fresh_one_from_where_it_was
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])
-async def test_of_results_whose_urls_ended_each_comes_by_its_own_fresh_one(system: ArchiveSystem, status: int) -> None:
+async def test_each_result_with_an_expired_url_is_downloaded_from_its_own_fresh_url(
+    system: ArchiveSystem, status: int
+) -> None:
     async with a_cdn(a=A_PNG, gone=response(status), b=response(200, JPG, content_type="image/jpeg")) as cdn:
         event = await system.succeed_task(f"{cdn.url}/gone?0", f"{cdn.url}/a", f"{cdn.url}/gone?2")
         system.url_refresher = FakeUrlRefresher(f"{cdn.url}/a?new", f"{cdn.url}/nowhere", f"{cdn.url}/b?new")
@@ -85,7 +87,7 @@ async def test_of_results_whose_urls_ended_each_comes_by_its_own_fresh_one(syste
 
 
 @pytest.mark.parametrize("fresh", [[], ["gone"], ["denied"]])
-async def test_what_kling_has_no_living_url_of_is_lost(system: ArchiveSystem, fresh: list[str]) -> None:
+async def test_a_result_without_a_working_url_is_lost(system: ArchiveSystem, fresh: list[str]) -> None:
     async with a_cdn(gone=response(410), denied=response(403)) as cdn:
         event = await system.succeed_task(f"{cdn.url}/gone")
         system.url_refresher = FakeUrlRefresher(*(f"{cdn.url}/{url}" for url in fresh))

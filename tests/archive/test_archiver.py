@@ -80,7 +80,7 @@ async def test_an_unverified_event_is_archived_only_if_a_route_takes_it(system: 
     assert await system.archive_state(event) is None
 
 
-async def test_a_probe_of_a_held_route_takes_nothing_that_waits_for_files(system: ArchiveSystem) -> None:
+async def test_a_probe_of_a_held_route_skips_deliveries_that_wait_for_the_archive(system: ArchiveSystem) -> None:
     await system.succeed_task("https://cdn.example.com/0.png")
     now = system.clock.now()
 

@@ -123,7 +123,7 @@ async def test_a_closed_batch_that_has_not_finished_only_needs_a_wait(store: Ope
         assert refused.value.remedy == "Wait for its end: `kling-receiver batches wait spring`."
 
 
-async def test_a_task_with_results_on_their_way_is_not_deleted(store: Opened) -> None:
+async def test_a_task_whose_results_are_being_archived_is_not_deleted(store: Opened) -> None:
     async with store as opened:
         await opened.tasks.add(a_task(state=TaskState.SUCCEED, due_at=None), b"{}")
         await opened.tasks.add_events([an_event(archiving=ArchiveState.LATE)], [])
@@ -161,7 +161,7 @@ async def test_without_an_object_store_it_says_what_is_left(store: Opened, tmp_p
         assert not (tmp_path / "results" / "tsk_1").exists()
 
 
-async def test_what_could_not_be_removed_is_removed_later(store: Opened, tmp_path: Path) -> None:
+async def test_an_object_that_could_not_be_removed_is_removed_later(store: Opened, tmp_path: Path) -> None:
     async with store as opened:
         await add_archived_task(opened, tmp_path / "results")
         clock, objects = FakeClock(), Objects()

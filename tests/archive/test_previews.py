@@ -75,7 +75,7 @@ async def test_a_picture_gets_a_small_thumbnail(previews: Previews, archive: Arc
     assert len(thumbnail) < 20_000
 
 
-async def test_a_thumbnail_is_upright_and_tells_nothing_else(previews: Previews, archive: Archive) -> None:
+async def test_a_thumbnail_is_upright_and_has_no_metadata(previews: Previews, archive: Archive) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees
     exif[0x010E] = "a secret description"
@@ -208,7 +208,7 @@ async def test_a_missing_picture_is_tried_again(previews: Previews, archive: Arc
     assert await previews.get(result) is not None
 
 
-async def test_archived_pictures_get_thumbnails_while_the_event_goes_on(
+async def test_thumbnails_of_archived_pictures_do_not_delay_the_event(
     system: ArchiveSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = asyncio.Event()

@@ -81,7 +81,7 @@ def tampered(body: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("size", [1000, PART_SIZE + 1000])
-async def test_what_is_changed_on_the_way_is_not_kept(s3: S3Server, tmp_path: Path, size: int) -> None:
+async def test_a_file_that_is_altered_in_transit_is_not_stored(s3: S3Server, tmp_path: Path, size: int) -> None:
     file, asset = a_file(tmp_path, size)
     async with s3_proxy(s3.port, transform=tampered) as url, a_storage(url) as storage:
         with pytest.raises(FileNotStored, match="answered 400"):
@@ -158,7 +158,9 @@ async def test_a_missing_or_non_s3_server_is_reported(tmp_path: Path) -> None:
         await fails(peer.url, "169.254.169.254")
 
 
-async def test_a_server_that_takes_nothing_does_not_hold_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_reads_nothing_ends_the_upload_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("receiver.archive.s3.PART_TIMEOUT", timedelta(seconds=0.3))
     file, asset = a_file(tmp_path, 1000)
     async with http_peer(never_respond, reads_requests=False) as peer, a_storage(peer.url) as storage:

@@ -66,7 +66,7 @@ def test_a_value_is_proposed(config: Path, line: str, expected: dict[str, str]) 
     assert expected.items() <= proposals(line, config).items()
 
 
-def test_what_needs_no_service_is_proposed_while_it_is_down(tmp_path: Path) -> None:
+def test_values_that_need_no_service_are_proposed_while_it_is_down(tmp_path: Path) -> None:
     config = write_config(tmp_path, free_port())
     config.write_text(config.read_text() + ROUTES)
 

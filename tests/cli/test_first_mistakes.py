@@ -44,7 +44,7 @@ def test_a_file_without_an_at_sign_is_recognized(
     assert err.endswith(f"To read the file: --body @{job}\n")
 
 
-def test_a_table_of_jobs_is_told_the_format_of_many_jobs(
+def test_an_error_for_a_csv_file_names_the_format_of_many_jobs(
     tmp_path: Path, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "jobs.csv").write_text("prompt,n\na lion,1\n")

@@ -41,7 +41,7 @@ def test_every_other_span_has_both_names_too(command: str) -> None:
     ("span", "message"),
     [(["--from", "1h", "--to", "2h"], "--from must be before --to."), (["--since", "soon"], "'soon' is not a time")],
 )
-def test_a_span_that_says_nothing_is_refused(
+def test_an_invalid_span_is_refused(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str], span: list[str], message: str
 ) -> None:
     assert main(["tasks", "list", *span, "--config", str(config)]) == 2

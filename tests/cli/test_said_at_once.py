@@ -22,7 +22,7 @@ def check(folder: Path, text: str, **env: str) -> str:
         ("zzz/*", "`kling-receiver endpoints` lists them"),
     ],
 )
-def test_a_glob_that_matches_no_known_endpoint_is_said(tmp_path: Path, glob: str, said: str) -> None:
+def test_a_glob_that_matches_no_known_endpoint_is_reported(tmp_path: Path, glob: str, said: str) -> None:
     route = f'[[routes]]\nname = "a"\nwebhook = {{ url = "http://127.0.0.1:1/" }}\nendpoints = ["{glob}"]\n'
 
     told = check(tmp_path, route)
@@ -37,7 +37,7 @@ def test_a_glob_that_matches_is_not_mentioned(tmp_path: Path, glob: str) -> None
     assert "matches no known endpoint" not in check(tmp_path, route)
 
 
-def test_an_archive_folder_that_cannot_be_made_is_said_with_the_reason(tmp_path: Path) -> None:
+def test_an_archive_folder_that_cannot_be_created_is_reported_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "results").touch()
 
     told = check(tmp_path, '[archive]\ndir = "results/here"\n')
@@ -45,7 +45,7 @@ def test_an_archive_folder_that_cannot_be_made_is_said_with_the_reason(tmp_path:
     assert f"{tmp_path}/results/here cannot be created: {tmp_path}/results is a file" in told
 
 
-def test_an_archive_folder_that_is_a_link_to_nothing_is_said(tmp_path: Path) -> None:
+def test_an_archive_folder_that_is_a_broken_link_is_reported(tmp_path: Path) -> None:
     (tmp_path / "results").symlink_to(tmp_path / "unmounted")
 
     told = check(tmp_path, '[archive]\ndir = "results"\n')
@@ -61,7 +61,7 @@ def read_only_folders() -> Iterator[Path]:
             yield Path(place)
 
 
-def test_an_archive_folder_on_a_read_only_disk_is_said_with_the_reason(tmp_path: Path) -> None:
+def test_an_archive_folder_on_a_read_only_disk_is_reported_with_the_reason(tmp_path: Path) -> None:
     folder = next(read_only_folders(), None)
     if folder is None:
         pytest.skip("nothing is mounted read-only")
@@ -84,14 +84,14 @@ def test_an_archive_folder_on_a_read_only_disk_is_said_with_the_reason(tmp_path:
         ),
     ],
 )
-def test_times_of_a_route_that_contradict_each_other_are_said(tmp_path: Path, route: str, said: str) -> None:
+def test_contradicting_times_of_a_route_are_reported(tmp_path: Path, route: str, said: str) -> None:
     told = check(tmp_path, f'[[routes]]\nname = "a"\n{route}', KLING_API_KEY="k")
 
     assert said in told
     assert len(told.splitlines()) == 1
 
 
-def test_a_placeholder_key_is_said(tmp_path: Path) -> None:
+def test_a_placeholder_key_is_reported(tmp_path: Path) -> None:
     told = check(tmp_path, '[kling]\napi_key = "env:KLING_API_KEY"\n', KLING_API_KEY="...")
 
     assert "kling.api_key: is a placeholder, not a key; write the key from Kling's console" in told

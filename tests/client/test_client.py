@@ -101,7 +101,7 @@ async def test_events_are_given_from_now_on(web: WebApp) -> None:
 
 
 @pytest.mark.parametrize("before", [0, 3, 100])
-async def test_nothing_is_lost_or_told_twice_when_connections_break(web: WebApp, before: int) -> None:
+async def test_no_event_is_lost_or_repeated_when_connections_break(web: WebApp, before: int) -> None:
     old = await add_events(web, before)
     heard: list[str] = []
     expected: list[str] = []
@@ -126,7 +126,7 @@ async def test_nothing_is_lost_or_told_twice_when_connections_break(web: WebApp,
     assert proxy.connections > 5
 
 
-async def test_what_was_there_before_stays_untold_after_a_break(web: WebApp) -> None:
+async def test_events_from_before_are_not_delivered_after_a_break(web: WebApp) -> None:
     await add_events(web, 70)
     async with a_breakable_proxy(web) as proxy, Client(proxy.url, TOKEN) as client, aclosing(client.events()) as events:
         first = asyncio.create_task(anext(events))
@@ -161,7 +161,7 @@ async def test_only_what_is_wanted_is_given(web: WebApp) -> None:
     assert (event.id, event.type, event.data["kling"]["n"]) == (wanted, "alert.two", 1.0)
 
 
-async def test_a_service_that_stays_away_is_told_after_a_while(web: WebApp) -> None:
+async def test_a_service_that_stays_unreachable_raises_after_the_tolerance(web: WebApp) -> None:
     nowhere = Client(f"http://127.0.0.1:{free_port()}", TOKEN, outage_tolerance=timedelta(seconds=0.2))
     async with nowhere:
         with pytest.raises(ServiceUnreachable):
@@ -182,7 +182,7 @@ async def test_an_events_body_is_what_destinations_receive(web: WebApp) -> None:
         assert (await client.event(happened)).id == happened
 
 
-async def test_a_task_keeps_all_that_was_said_of_it(web: WebApp) -> None:
+async def test_a_task_keeps_its_label_tags_batch_and_key(web: WebApp) -> None:
     async with a_client(web) as client:
         task = await client.submit(
             "images/multi-image2image", JOB, label="first", tags={"a": "b"}, batch="b1", idempotency_key="k"
@@ -197,7 +197,7 @@ async def test_a_task_keeps_all_that_was_said_of_it(web: WebApp) -> None:
         assert (await client.list_events(task=task.id)).items == []
 
 
-async def test_what_is_refused_is_told_by_its_kind(web: WebApp) -> None:
+async def test_each_kind_of_refusal_raises_its_own_error(web: WebApp) -> None:
     async with a_client(web) as client:
         with pytest.raises(NotFound, match="There is no task"):
             await client.task("no/such task?")
@@ -207,7 +207,7 @@ async def test_what_is_refused_is_told_by_its_kind(web: WebApp) -> None:
             await client.delivery("dlv_none")
 
 
-async def test_what_waits_is_cancelled_and_what_kling_has_is_not(web: WebApp) -> None:
+async def test_a_queued_task_is_cancelled_and_a_submitted_one_is_not(web: WebApp) -> None:
     async with a_client(web) as client:
         made = web.kling.answer
         web.kling.answer = lambda _: JSONResponse({"code": 1303, "message": "Too many."}, 429)

@@ -117,9 +117,7 @@ async def test_a_page_goes_live_although_an_extension_is_loaded_late(visitor: Wa
     await expect(visitor.page.locator("#follow-state")).to_have_text("Live")
 
 
-async def test_a_page_says_that_the_service_is_gone_and_goes_on_when_it_is_back(
-    visitor: Watched, receiver: Receiver
-) -> None:
+async def test_a_page_shows_that_the_service_is_down_and_reconnects(visitor: Watched, receiver: Receiver) -> None:
     page = visitor.page
     await expect(page.locator("#follow-state")).to_have_text("Live")
 

@@ -49,7 +49,7 @@ def test_a_single_moment_has_an_axis() -> None:
     assert make_axis([a_bar(3, 3)]).share(at(3)) == 0
 
 
-def test_the_story_of_a_running_task_is_told_in_order() -> None:
+def test_the_steps_of_a_running_task_are_shown_in_order() -> None:
     answer = received(6, "submitted", PushOutcome.APPLIED, Source.SUBMIT)
     bars = tell_story(an_explanation(answer), now=at(60)).bars
 

@@ -57,7 +57,7 @@ async def test_failed_attempts_are_made_again_by_the_schedule(system: DeliverySy
     assert (view.delivery.status, outcomes) == ("delivered", ["failed"] * 4 + ["accepted"])
 
 
-async def test_a_destination_is_left_alone_for_as_long_as_it_asks(system: DeliverySystem) -> None:
+async def test_no_attempt_is_made_before_the_retry_after_of_a_destination(system: DeliverySystem) -> None:
     there = system.add_route()
     busy = Failed(reason="429", code=429, retry_after=timedelta(minutes=7))
     there.respond = lambda parcel: busy if parcel.attempt == 1 else Accepted()
@@ -79,7 +79,7 @@ async def test_a_refused_delivery_is_dead_and_the_next_is_attempted(system: Deli
     assert await system.statuses() == ["dead", "delivered"]
 
 
-async def test_what_fails_for_too_long_dies(system: DeliverySystem) -> None:
+async def test_a_delivery_that_fails_for_too_long_is_dead(system: DeliverySystem) -> None:
     there = system.add_route(give_up_after=timedelta(minutes=2))
     await system.start()
     [doomed] = await system.add_events(1, settle=False)

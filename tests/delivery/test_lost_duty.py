@@ -9,7 +9,7 @@ from receiver.delivery.retry import SUSPECT_AFTER
 from receiver.domain.duties import ALWAYS, Tenure
 
 
-async def test_nothing_is_sent_without_the_duty_and_work_goes_on_with_it(system: DeliverySystem) -> None:
+async def test_deliveries_are_sent_only_while_the_duty_is_held(system: DeliverySystem) -> None:
     there = system.add_route()
     await system.start()
     system.dispatcher._tenure = Tenure(lambda: 0.0)

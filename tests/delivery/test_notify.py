@@ -169,7 +169,7 @@ async def test_a_retry_leaves_out_the_urls_that_accepted_the_text(service: ChatS
     assert outcomes[0].reason.startswith("1 of 2 URLs failed. json: ")
 
 
-async def test_a_hung_service_is_given_up_and_the_others_are_told(service: ChatService) -> None:
+async def test_a_hung_service_times_out_and_the_others_are_notified(service: ChatService) -> None:
     with ChatService(hangs=True) as hung:
         there = sender(f"json://{hung.address}/{TOKEN}?rto=60", f"json://{service.address}/second", timeout=5)
         outcome = await there.send(request())

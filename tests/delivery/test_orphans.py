@@ -77,7 +77,7 @@ async def test_a_script_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     await wait_until(lambda: not is_running(pid)())
 
 
-async def test_what_was_allowed_to_stay_stays(tmp_path: Path) -> None:
+async def test_a_process_that_was_allowed_to_continue_is_not_killed(tmp_path: Path) -> None:
     stays, running = tmp_path / "stays", tmp_path / "running"
     await run_until_killed(
         f"setsid sleep 60 >/dev/null 2>&1 & echo $! >{stays}", f"echo $$ >{running}; exec sleep 60", once=running
@@ -90,7 +90,7 @@ async def test_what_was_allowed_to_stay_stays(tmp_path: Path) -> None:
     os.kill(int(stays.read_text()), signal.SIGKILL)
 
 
-async def test_a_script_of_a_runner_that_lives_is_left_alone(tmp_path: Path) -> None:
+async def test_a_script_of_a_live_runner_is_not_killed(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     runner = subprocess.Popen([sys.executable, "-c", RUNNER, f"echo $$ >{pid}; exec sleep 60"])
     await wait_until(lambda: pid.exists() and bool(pid.read_text()))

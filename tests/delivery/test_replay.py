@@ -110,7 +110,7 @@ async def test_a_replay_keeps_its_pace(system: DeliverySystem) -> None:
     assert (await system.replayer.find(started.id)).state is ReplayState.DONE
 
 
-async def test_a_replay_goes_on_after_a_crash_and_misses_and_doubles_nothing(system: DeliverySystem) -> None:
+async def test_a_replay_resumes_after_a_crash_and_skips_and_repeats_nothing(system: DeliverySystem) -> None:
     events = [view.delivery.event_id for view in await add_dead_deliveries(system, 10)]
     started = await replay(system, rate=Rate(2, SECOND), statuses=DEAD)
 
@@ -145,7 +145,7 @@ async def test_two_replays_go_on_beside_each_other(system: DeliverySystem) -> No
     assert sorted(system.destinations["publish"].event_ids) == [view.delivery.event_id for view in old]
 
 
-async def test_a_cancelled_replay_goes_no_further(system: DeliverySystem) -> None:
+async def test_a_cancelled_replay_sends_nothing_more(system: DeliverySystem) -> None:
     await add_dead_deliveries(system, 10)
     started = await replay(system, rate=Rate(3, SECOND), statuses=DEAD)
 
@@ -181,7 +181,7 @@ async def test_a_replay_to_a_new_route_sends_past_events_it_subscribes_to(system
     assert system.destinations["other"].event_ids == events * 2
 
 
-async def test_what_goes_to_a_held_route_waits_there(system: DeliverySystem) -> None:
+async def test_replayed_deliveries_of_a_held_route_wait(system: DeliverySystem) -> None:
     await add_dead_deliveries(system)
     await system.route_states.hold("publish", why="", actor="alice")
 

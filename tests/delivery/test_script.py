@@ -85,7 +85,7 @@ async def test_the_environment_is_clean() -> None:
     }
 
 
-async def test_what_is_not_known_is_empty() -> None:
+async def test_unknown_variables_are_empty() -> None:
     alert = an_event(
         type="alert.route_held", envelope=b'{"type":"alert.route_held","data":{"event_id":"evt_1"}}', body=b""
     )

@@ -95,7 +95,7 @@ async def test_a_time_out_ends_also_what_left_the_group(tmp_path: Path, escape: 
 
 @pytest.mark.parametrize("prefix", ["", "setsid ", "nohup "])
 @pytest.mark.parametrize("code", [0, 1])
-async def test_a_child_that_holds_the_output_is_ended_and_holds_nothing_up(
+async def test_a_child_that_keeps_the_output_open_is_ended_without_delay(
     tmp_path: Path, prefix: str, code: int
 ) -> None:
     pid = tmp_path / "pid"
@@ -119,7 +119,7 @@ async def test_after_a_success_a_child_that_closed_the_output_may_go_on(tmp_path
     os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
-async def test_after_a_failure_nothing_of_the_group_goes_on(tmp_path: Path) -> None:
+async def test_a_failure_ends_every_process_of_the_group(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
 
     await run_shell(f"sleep 60 >/dev/null 2>&1 & echo $! >{pid}; exit 1")
@@ -130,7 +130,7 @@ async def test_after_a_failure_nothing_of_the_group_goes_on(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "end", ["exit 7", "exit 75", "exit 65", "kill -9 $$"], ids=["failed", "asked for another try", "refused", "killed"]
 )
-async def test_after_a_failure_nothing_goes_on_that_left_group_and_output(tmp_path: Path, end: str) -> None:
+async def test_a_failure_ends_processes_that_left_the_group_and_the_output(tmp_path: Path, end: str) -> None:
     pid, loop = tmp_path / "pid", "while :; do sleep 0.2; done"
 
     await run_shell(

@@ -140,7 +140,7 @@ def test_a_folder_that_may_not_be_entered_is_named(open_folder: Path) -> None:
         shut.chmod(0o755)
 
 
-async def test_a_pipe_is_no_program_and_holds_nothing_up(tmp_path: Path) -> None:
+async def test_a_named_pipe_is_refused_as_a_program_without_delay(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "publish", 0o755)
 
     assert (
@@ -175,7 +175,7 @@ async def test_a_missing_folder_to_run_in_is_named(tmp_path: Path) -> None:
     assert f"its folder {tmp_path / 'gone'} does not exist" in outcome.reason
 
 
-async def test_what_cannot_be_passed_on_fails() -> None:
+async def test_arguments_that_cannot_be_passed_to_a_program_fail() -> None:
     settings = ScriptSettings.model_construct(
         command=("/bin/true", "a\0b"), cwd=None, env={}, timeout=SHORT_TIMEOUT, output_limit=Size(10)
     )

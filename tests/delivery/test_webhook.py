@@ -105,7 +105,7 @@ async def test_payload_kling_sends_kling_s_own_body_alone(http_client: HttpClien
     assert peer.requests[0].body == BODY
 
 
-async def test_payload_kling_sends_the_event_where_kling_said_nothing(http_client: HttpClient) -> None:
+async def test_payload_kling_sends_the_event_if_there_is_no_body_of_klings(http_client: HttpClient) -> None:
     alert = an_event(type="alert.route_held", body=b"")
     async with http_peer(response()) as peer:
         await send(http_client, peer.url, a_delivery_request(alert), payload="kling")

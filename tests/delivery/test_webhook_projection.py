@@ -22,7 +22,7 @@ def body(payload: object) -> bytes:
     return body_maker(settings)(EVENT)
 
 
-def test_a_projection_makes_the_body() -> None:
+def test_a_projection_is_the_body() -> None:
     made = body({"project": "{text: join(' ', ['done', data.task.label]), image: data.result.images[0].url}"})
 
     assert json.loads(made) == {"text": "done test", "image": "https://example.com/test.png"}

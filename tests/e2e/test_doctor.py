@@ -59,7 +59,7 @@ async def examine(receiver: Receiver, *, public: str = "") -> Report:
     return await asyncio.to_thread(run_doctor, path)
 
 
-async def test_a_sound_installation_passes(installed: tuple[Receiver, Sink]) -> None:
+async def test_a_healthy_installation_passes(installed: tuple[Receiver, Sink]) -> None:
     receiver, sink = installed
 
     report = await examine(receiver)

@@ -187,7 +187,7 @@ def test_prometheus_accepts_the_rules() -> None:
 
 
 @pytest.mark.skipif(not PROMTOOL, reason="needs promtool, of the package prometheus")
-def test_each_rule_raises_its_alert_and_a_sound_service_raises_none(tmp_path: Path) -> None:
+def test_each_rule_raises_its_alert_and_a_healthy_service_raises_none(tmp_path: Path) -> None:
     cases = shutil.copy(RULE_CASES, tmp_path)
     shutil.copy(RULES, tmp_path)
 

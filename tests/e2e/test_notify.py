@@ -15,7 +15,7 @@ def a_notify_route(url: str) -> str:
     return f'[[routes]]\nname = "on-call"\non = ["alert"]\nretry = ["1s"]\n[routes.notify]\nurls = ["{url}"]\n'
 
 
-async def test_people_are_told_of_a_held_route_and_no_output_has_the_token(tmp_path: Path) -> None:
+async def test_people_are_notified_of_a_held_route_and_no_output_has_the_token(tmp_path: Path) -> None:
     with ChatService() as chat:
         async with a_sink() as sink:
             more = a_webhook_route(sink) + a_notify_route(f"json://{chat.address}/{CANARY}")

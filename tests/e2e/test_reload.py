@@ -213,7 +213,7 @@ async def test_a_faulty_file_changes_nothing_and_says_where(tmp_path: Path) -> N
     assert f"config.toml:{line + 1}: poll.evry: unknown key" in refused.stderr
 
 
-async def test_what_needs_a_restart_is_named_and_stays(tmp_path: Path) -> None:
+async def test_settings_that_need_a_restart_are_named_and_not_changed(tmp_path: Path) -> None:
     async with a_trusting_receiver(tmp_path, "") as receiver:
         old = receiver.public.removeprefix("http://")
         config = receiver.config_path.read_text()

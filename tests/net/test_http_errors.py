@@ -119,7 +119,7 @@ async def test_a_reset_says_so(http_client: HttpClient) -> None:
 
 
 @pytest.mark.parametrize("ending", [reset_connection, lambda writer: writer.close()], ids=["reset", "closed"])
-async def test_an_answer_broken_off_is_no_answer(
+async def test_a_truncated_response_is_no_response(
     http_client: HttpClient, ending: Callable[[asyncio.StreamWriter], None]
 ) -> None:
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -142,7 +142,7 @@ async def test_an_answer_broken_off_is_no_answer(
         b"HTTP/1.1 200 OK\r\ncontent-length: many\r\n\r\n",
     ],
 )
-async def test_what_is_not_http_is_no_answer(http_client: HttpClient, garbage: bytes) -> None:
+async def test_a_response_that_is_not_http_is_no_response(http_client: HttpClient, garbage: bytes) -> None:
     async with http_peer(respond_with(garbage, then_close=True)) as peer:
         with pytest.raises(NoResponse, match="sent a response that is not valid HTTP"):
             await post(http_client, peer.url)
@@ -166,7 +166,7 @@ async def test_what_is_not_http_is_no_answer(http_client: HttpClient, garbage: b
         "javascript:alert(1)",
     ],
 )
-async def test_what_is_no_url_of_the_web_is_not_sent(http_client: HttpClient, url: str) -> None:
+async def test_a_request_to_an_invalid_url_is_not_sent(http_client: HttpClient, url: str) -> None:
     with pytest.raises(RequestNotSent):
         await post(http_client, url)
 

@@ -31,7 +31,7 @@ def parse(*pieces: bytes, to_head_request: bool = False) -> ResponseParser:
         CHUNKED + b"3\r\nabc\r\n0\r\nx",
     ],
 )
-def test_what_is_not_a_body_is_limited(start: bytes) -> None:
+def test_the_head_and_trailers_of_a_response_are_limited(start: bytes) -> None:
     with pytest.raises(InvalidResponse):
         parse(start, *[b"a" * 1000] * (MAX_HEAD // 1000 + 2))
 

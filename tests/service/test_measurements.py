@@ -47,7 +47,7 @@ async def test_a_new_process_continues_the_total_of_earlier_ones(store: SqliteSt
     assert await missed(store) == 9
 
 
-async def test_the_total_goes_on_when_another_node_counts_and_when_the_first_one_counts_again(
+async def test_the_total_continues_when_the_counting_node_changes(
     store: SqliteStore,
 ) -> None:
     counts = [0, 0]

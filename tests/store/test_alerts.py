@@ -90,7 +90,7 @@ async def test_a_recovery_closes_its_alert_alone(store: Store, alerts: AlertStor
     assert (app.state, app.closed_at, app.closed_by) == (AlertState.CLOSED, at(3), ClosedBy.RECOVERY)
 
 
-async def test_what_returns_after_its_recovery_is_a_new_alert(store: Store, alerts: AlertStore) -> None:
+async def test_a_fault_that_returns_after_its_recovery_is_a_new_alert(store: Store, alerts: AlertStore) -> None:
     await held(store, 1)
     assert await acknowledge(alerts, await only(alerts))
     await report(store, 2, "route_recovered", route="app", reason="")

@@ -21,7 +21,7 @@ from receiver.store.sqlite import maintenance
 from receiver.store.sqlite.migrate import migrate
 
 
-async def test_a_sound_store_has_no_faults_even_in_use(path: Path) -> None:
+async def test_a_healthy_store_has_no_faults_even_in_use(path: Path) -> None:
     async with a_sqlite_store(path) as store:
         await add_route_deliveries(store, 10)
         assert maintenance.check(path) == []

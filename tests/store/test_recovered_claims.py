@@ -51,7 +51,7 @@ async def test_a_claim_and_a_release_do_not_count(store: Store) -> None:
     assert await deaths(store) == {"dlv_1": 0, "dlv_2": 0, "dlv_3": 0}
 
 
-async def test_deaths_of_several_together_count_up_to_the_limit(store: Store) -> None:
+async def test_crashes_with_several_attempts_count_only_up_to_the_limit(store: Store) -> None:
     for _ in range(20):
         await die_with(store, "dlv_1", "dlv_2")
     recovered = await die_with(store, "dlv_1", "dlv_2")
@@ -60,14 +60,14 @@ async def test_deaths_of_several_together_count_up_to_the_limit(store: Store) ->
     assert recovered == RecoveredClaims(released=2, suspects={"dlv_1": "publish", "dlv_2": "publish"})
 
 
-async def test_a_death_alone_counts_each_time(store: Store) -> None:
+async def test_each_crash_with_one_attempt_counts(store: Store) -> None:
     for _ in range(20):
         await die_with(store, "dlv_1")
 
     assert await deaths(store) == {"dlv_1": 20, "dlv_2": 0, "dlv_3": 0}
 
 
-async def test_company_takes_nothing_off_what_was_counted_alone(store: Store) -> None:
+async def test_crashes_counted_alone_stay_counted_after_one_with_others(store: Store) -> None:
     for _ in range(SUSPECT_AFTER + 2):
         await die_with(store, "dlv_1")
 

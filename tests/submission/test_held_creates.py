@@ -184,7 +184,7 @@ async def test_a_cancelled_request_is_not_sent(tmp_path: Path) -> None:
         assert await queued(system) == []
 
 
-async def test_at_the_stop_a_waiting_client_is_told_that_nothing_was_sent(tmp_path: Path) -> None:
+async def test_a_stop_answers_a_waiting_client_that_nothing_was_sent(tmp_path: Path) -> None:
     async with a_full_account(tmp_path) as system:
         client = Client(system)
         waiting = await client.wait()

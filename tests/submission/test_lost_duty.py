@@ -57,7 +57,7 @@ async def test_nothing_is_sent_without_the_duty(tmp_path: Path) -> None:
         assert (await system.task(task.id)).state is TaskState.QUEUED
 
 
-async def test_work_that_starts_again_in_a_process_goes_on(tmp_path: Path) -> None:
+async def test_work_that_starts_again_in_the_same_process_continues(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system:
         async with system.running():
             before = await system.submit()

@@ -177,7 +177,7 @@ def test_kling_s_own_time_of_the_end_counts_if_it_is_possible(ended: float | Non
     assert ends.take_changed() == {VIDEO: [known]}
 
 
-def test_what_takes_as_long_as_another_is_told_by_the_members_that_matter() -> None:
+def test_the_duration_kind_has_only_members_that_affect_the_duration() -> None:
     assert (
         duration_kind({"model_name": "kling-v2", "mode": "pro", "duration": "10", "prompt": "x"}) == "kling-v2 pro 10"
     )

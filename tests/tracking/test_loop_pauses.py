@@ -52,7 +52,7 @@ async def measured_pauses() -> AsyncIterator[list[float]]:
 
 @pytest.mark.soak("grown bodies, and the longest pause", minutes=10)
 @pytest.mark.timeout(120 + 10 * GROWN_BODIES)
-async def test_no_grown_body_pauses_the_loop(tmp_path: Path, record_counts: RecordCounts) -> None:
+async def test_no_large_body_pauses_the_loop(tmp_path: Path, record_counts: RecordCounts) -> None:
     seed, longest = fresh_seed(), 0.0
     rng, names = Random(seed), list(GROWN)
     record_counts(seed=seed, bodies=GROWN_BODIES)

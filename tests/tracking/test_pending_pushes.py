@@ -124,7 +124,7 @@ async def test_an_id_without_an_answer_does_not_block_other_ids(tmp_path: Path) 
         assert (await system.task(task.id)).kling_id == "true"
 
 
-async def test_of_equal_pushes_only_the_newest_is_pending(tmp_path: Path) -> None:
+async def test_only_the_newest_of_equal_pushes_is_pending(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system:
         task, kling_task = await a_running_task(system)
 

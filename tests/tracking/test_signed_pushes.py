@@ -63,7 +63,7 @@ async def test_a_forged_end_does_not_cost_the_signed_one(
         assert await ends(system, task.id) == [(f"task.{forged_status}", "none"), ("task.succeed", "signature")]
 
 
-async def test_a_contradicted_end_raises_one_alert_also_if_another_process_is_told_again(tmp_path: Path) -> None:
+async def test_a_contradicted_end_raises_one_alert_even_across_processes(tmp_path: Path) -> None:
     async with a_task_system(tmp_path, callbacks=SIGNED) as system:
         _task, url = await system.submitter.create_callback_url(endpoint=None)
         token = url.rpartition("/")[2]
@@ -95,7 +95,7 @@ async def test_ends_of_one_moment_are_stored_in_one_transaction(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("forged_status", ["submitted", "processing", "unheard of"])
-async def test_a_signed_push_binds_anew_what_an_unsigned_one_has_bound(tmp_path: Path, forged_status: str) -> None:
+async def test_a_signed_push_replaces_the_id_of_an_unsigned_one(tmp_path: Path, forged_status: str) -> None:
     async with a_task_system(tmp_path, callbacks=SIGNED) as system:
         task, url = await system.submitter.create_callback_url(endpoint=None)
         token = url.rpartition("/")[2]
@@ -111,7 +111,7 @@ async def test_a_signed_push_binds_anew_what_an_unsigned_one_has_bound(tmp_path:
         assert (await system.push_outcomes(task.id))[-1] == "applied"
 
 
-async def test_a_signed_push_does_not_bind_anew_what_a_signed_one_has_bound(tmp_path: Path) -> None:
+async def test_a_signed_push_does_not_replace_the_id_of_a_signed_one(tmp_path: Path) -> None:
     async with a_task_system(tmp_path, callbacks=SIGNED) as system:
         task, url = await system.submitter.create_callback_url(endpoint=None)
         token = url.rpartition("/")[2]
@@ -135,7 +135,7 @@ async def test_an_unsigned_push_binds_nothing_anew(tmp_path: Path) -> None:
         assert (await system.task(task.id)).kling_id == "first"
 
 
-async def test_what_the_api_has_confirmed_is_not_bound_anew(tmp_path: Path) -> None:
+async def test_an_id_that_the_api_has_confirmed_is_not_replaced(tmp_path: Path) -> None:
     async with a_task_system(tmp_path, callbacks=SIGNED) as system, system.running():
         task, kling_task = await a_running_task(system)
 

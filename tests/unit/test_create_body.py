@@ -17,7 +17,7 @@ def composed(body: str, generation: Generation) -> CreateBody:
     return create_body.compose(body.encode(), generation=generation, callback_url=OURS, external_task_id="tsk_1")
 
 
-def test_a_new_create_with_both_at_the_top_has_them_in_its_options() -> None:
+def test_members_at_the_top_of_a_new_create_are_moved_to_its_options() -> None:
     body = composed(f'{{"prompt":"x","callback_url":"{THEIRS}","external_task_id":"mine","n":1E0}}', Generation.NEW)
 
     assert (body.reply_to, body.external_task_id) == (THEIRS, "mine")
@@ -26,7 +26,7 @@ def test_a_new_create_with_both_at_the_top_has_them_in_its_options() -> None:
     )
 
 
-def test_a_legacy_create_with_both_in_its_options_has_them_at_the_top() -> None:
+def test_members_in_the_options_of_a_legacy_create_are_moved_to_the_top() -> None:
     body = composed(
         f'{{"options":{{"a":1E0,"callback_url":"{THEIRS}","external_task_id":"mine"}},"prompt":"x"}}', Generation.LEGACY
     )

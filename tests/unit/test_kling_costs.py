@@ -90,7 +90,7 @@ def test_a_number_with_a_huge_exponent_is_not_an_amount(digits: str) -> None:
     assert charges(body) == {}
 
 
-def test_too_many_charges_are_cut() -> None:
+def test_charges_beyond_the_limit_are_dropped() -> None:
     bills = [{"charge_type": f"kind {n} " + "x" * 100, "amount": "1"} for n in range(100)]
     cost = parse_status(json.dumps(NEW | {"billing": bills}).encode()).cost
 

@@ -257,7 +257,7 @@ def test_without_a_public_url_the_clients_callback_is_still_removed() -> None:
     assert not {"callback_url", "external_task_id"} & json.loads(composed.content).keys()
 
 
-def test_the_new_generation_has_both_in_its_options() -> None:
+def test_the_new_generation_has_callback_url_and_external_id_in_its_options() -> None:
     body = b'{"options": {"watermark": {"enabled": true}, "callback_url": "https://me.example/cb"}, "callback_url": 1}'
 
     composed = create_body.compose(body, generation=Generation.NEW, callback_url=OURS, external_task_id="tsk_1")

@@ -32,7 +32,7 @@ def kind(path: str = "videos/text2video", **body: object) -> PriceKind:
         {"n": None},
     ],
 )
-def test_what_costs_the_same_is_of_one_kind(body: Json) -> None:
+def test_members_that_do_not_affect_the_price_make_one_kind(body: Json) -> None:
     assert kind(**body) == kind(prompt="a cat")
 
 
@@ -40,7 +40,7 @@ def test_what_costs_the_same_is_of_one_kind(body: Json) -> None:
     "body",
     [{"mode": "pro"}, {"duration": "10"}, {"sound": "on"}, {"model_name": "kling-v2-6"}, {"resolution": "1080p"}],
 )
-def test_what_kling_charges_for_makes_another_kind(body: Json) -> None:
+def test_members_that_affect_the_price_make_another_kind(body: Json) -> None:
     assert kind(**body) != kind()
 
 

@@ -22,7 +22,7 @@ def test_a_full_model_does_not_block_another_one() -> None:
     assert not slots.has_waiters(SLOW)
 
 
-def test_a_refusal_says_nothing_about_another_model() -> None:
+def test_a_refusal_does_not_limit_another_model() -> None:
     slots = SlotLimiter(SlotSettings())
     slots.on_slots_full(FAST, 3, started_at=at(0), now=at(0))
 

@@ -15,7 +15,7 @@ def made(at: datetime, low: int = 7) -> str:
     return str((int(at.timestamp() * 1000) - EPOCH_MS << 22) + low)
 
 
-def test_a_number_tells_when_the_task_was_made() -> None:
+def test_a_numeric_id_contains_the_creation_time() -> None:
     at = NOW - timedelta(hours=3)
 
     assert created_at_hint(made(at), now=NOW) == at
@@ -30,7 +30,7 @@ def test_an_id_that_decodes_to_nonsense_is_a_gateways_own(kling_id: str) -> None
     assert describe_id(kling_id, now=NOW) == "not a number of Kling's; probably the gateway's own ID"
 
 
-def test_an_older_id_of_klings_tells_nothing() -> None:
+def test_an_older_id_of_klings_has_no_time() -> None:
     assert describe_id("CjMT7WdSwWcAAAAAALvB3g", now=NOW) == ""
 
 

@@ -169,7 +169,7 @@ async def test_a_stop_waits_for_a_group_and_closes_its_connections(serve: Serve,
     assert b"connection: close\r\n" in answer
 
 
-async def test_a_client_that_left_costs_the_others_of_its_group_nothing(serve: Serve) -> None:
+async def test_a_client_that_disconnects_does_not_affect_its_group(serve: Serve) -> None:
     inbox = GroupInbox()
     inbox.gate.clear()
     address = await serve(public_app(inbox, max_body=1000, known_tokens=known_tokens()))

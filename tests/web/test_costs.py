@@ -140,7 +140,7 @@ async def test_units_and_money_are_never_mixed(web: WebApp) -> None:
     assert (await estimate(web, mode="pro"))["summary"] == "about 0.14 USD (median of 1 like it)"
 
 
-async def test_an_unknown_price_is_said_to_be_unknown(web: WebApp) -> None:
+async def test_an_unknown_price_is_reported_as_unknown(web: WebApp) -> None:
     await add_charged_video(web, 1, "pro", units="10")
 
     for body in ({"mode": "pro", "model_name": "kling-v2-6"}, {"mode": "pro", "sound": "on"}, {}):

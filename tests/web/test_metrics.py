@@ -44,7 +44,7 @@ async def test_the_plain_text_format_is_the_default(web: WebApp) -> None:
     assert "# TYPE kling_receiver_tasks gauge" in answer.text
 
 
-async def test_a_client_that_prefers_open_metrics_gets_it(web: WebApp) -> None:
+async def test_a_client_that_prefers_openmetrics_gets_openmetrics(web: WebApp) -> None:
     answer = await web.client.get("/metrics", headers={"accept": OPEN_METRICS})
 
     assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")

@@ -158,7 +158,7 @@ def test_every_operation_has_a_stable_name_a_subject_and_its_errors() -> None:
         assert {"401", "421"} <= set(operation["responses"]) or is_public, operation["operationId"]
 
 
-def test_what_destinations_receive_is_described() -> None:
+def test_the_document_describes_what_destinations_receive() -> None:
     described = {
         name: each["post"]["requestBody"]["content"]["application/json"]["schema"]
         for name, each in DOCUMENT["webhooks"].items()
@@ -173,7 +173,7 @@ def test_what_destinations_receive_is_described() -> None:
     assert set(alerts) == {type_ for type_ in events if type_.startswith("alert.")}
 
 
-def test_formats_are_described() -> None:
+def test_the_document_describes_formats_of_times_urls_and_amounts() -> None:
     members = {name: schema.get("properties") for name, schema in DOCUMENT["components"]["schemas"].items()}
 
     assert members["Task"]["created_at"]["format"] == "date-time"
