@@ -61,14 +61,14 @@ def test_config_toml_says_the_defaults(tmp_path: Path) -> None:
     empty = tmp_path / "config.toml"
     empty.touch()
 
-    said = {
+    documented = {
         each.key: each.value for each in effective_settings(load(CONFIG, NAMED_IN_CONFIG)) if each.key != "store.url"
     }
     defaults = {
         each.key: each.value for each in effective_settings(load(empty, NAMED_IN_CONFIG)) if each.key != "store.url"
     }
 
-    assert said == defaults
+    assert documented == defaults
     assert load(CONFIG, NAMED_IN_CONFIG).settings.store.path == ROOT / "var" / "receiver.db"
 
 
@@ -84,10 +84,10 @@ def test_the_examples_in_config_toml_hold_and_say_the_defaults_of_routes(tmp_pat
         r"|.*\.headers.*)"
     )
 
-    said = {each.key: each.value for each in effective_settings(with_examples(tmp_path))}
+    values = {each.key: each.value for each in effective_settings(with_examples(tmp_path))}
     defaults = {each.key: each.value for each in effective_settings(load(bare, {})) if not by_hand.match(each.key)}
 
-    assert {key: said[key] for key in defaults if key.startswith("routes.")} == {
+    assert {key: values[key] for key in defaults if key.startswith("routes.")} == {
         key: value for key, value in defaults.items() if key.startswith("routes.")
     }
 

@@ -52,8 +52,8 @@ async def test_a_disk_that_fills_meanwhile_ends_the_download_and_keeps_what_came
         await system.advance_to_age(event, MAX_ARCHIVE_WAIT, lambda: True)
         assert await system.wait_for_assets(event, ArchiveState.LATE) == []
 
-    [(_, told)] = await system.alerts()
-    assert told["results"][0]["reason"].startswith("The disk is almost full.")
+    [(_, alert)] = await system.alerts()
+    assert alert["results"][0]["reason"].startswith("The disk is almost full.")
 
 
 async def test_an_alert_names_a_folder_that_cannot_be_created(system: ArchiveSystem) -> None:
@@ -64,8 +64,8 @@ async def test_an_alert_names_a_folder_that_cannot_be_created(system: ArchiveSys
         await system.advance_to_age(event, MAX_ARCHIVE_WAIT, lambda: True)
         await system.wait_for_assets(event, ArchiveState.LATE)
 
-    [(_, told)] = await system.alerts()
-    assert "Not a directory" in told["results"][0]["reason"] or "File exists" in told["results"][0]["reason"]
+    [(_, alert)] = await system.alerts()
+    assert "Not a directory" in alert["results"][0]["reason"] or "File exists" in alert["results"][0]["reason"]
     assert cdn.connections == 0
 
 
@@ -114,8 +114,8 @@ async def test_a_completely_full_disk_loses_nothing_and_resumes_with_space(
         system.start()  # others fill the disk behind the guard's back: it is told of room that is not there
         await system.advance_to_age(event, MAX_ARCHIVE_WAIT, lambda: True)
         await system.wait_for_assets(event, ArchiveState.LATE)
-        [(_, told)] = await system.alerts()
-        [reason] = [one["reason"] for one in told["results"] if one["number"] == 0]
+        [(_, alert)] = await system.alerts()
+        [reason] = [one["reason"] for one in alert["results"] if one["number"] == 0]
         assert reason == (
             "The file could not be written: No space left on device. "
             "Free space under [archive] dir; the download is retried."
@@ -138,6 +138,6 @@ async def test_the_guard_sees_how_full_a_real_disk_is(system: ArchiveSystem) -> 
         await system.advance_to_age(event, MAX_ARCHIVE_WAIT, lambda: True)
         await system.wait_for_assets(event, ArchiveState.LATE)
 
-    [(_, told)] = await system.alerts()
-    assert told["results"][0]["reason"].startswith("The disk is almost full.")
+    [(_, alert)] = await system.alerts()
+    assert alert["results"][0]["reason"].startswith("The disk is almost full.")
     assert system.files() == []

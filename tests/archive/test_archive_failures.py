@@ -62,12 +62,12 @@ async def test_a_dead_url_is_given_up_soon_and_the_rest_is_delivered(system: Arc
 
     assert [Path(asset["path"]).name for asset in assets] == ["1.png"]
     assert await system.due_by_route(event) == {"publish": True}
-    [(what, told)] = await system.alerts()
+    [(what, data)] = await system.alerts()
     assert what == "asset_lost"
-    assert told["message"] == "3 of 4 results cannot be archived and are no longer retried."
-    assert told["event"] == event.id
-    assert told["task"]["id"] == event.task_id
-    assert [(one["number"], one["reason"][-13:], one["still_tried"]) for one in told["results"]] == [
+    assert data["message"] == "3 of 4 results cannot be archived and are no longer retried."
+    assert data["event"] == event.id
+    assert data["task"]["id"] == event.task_id
+    assert [(one["number"], one["reason"][-13:], one["still_tried"]) for one in data["results"]] == [
         (0, "answered 410.", False), (2, "answered 404.", False), (3, "answered 403.", False),
     ]  # fmt: skip
     [alert] = (await system.store.catalog.events(types=["alert.asset_lost"])).items
@@ -148,10 +148,10 @@ async def test_a_private_address_is_not_dialled(system: ArchiveSystem, place: st
         system.clock.advance(REFUSAL_GRACE)
         await system.wait_for_assets(event)
 
-    [(what, told)] = await system.alerts()
+    [(what, alert)] = await system.alerts()
     assert what == "asset_lost"
-    assert len(told["results"]) == 2
-    assert all("never dialled" in one["reason"] or "not public" in one["reason"] for one in told["results"])
+    assert len(alert["results"]) == 2
+    assert all("never dialled" in one["reason"] or "not public" in one["reason"] for one in alert["results"])
     assert cdn.connections == 0
 
 
@@ -195,8 +195,8 @@ async def test_a_result_that_is_too_large_is_lost_and_leaves_no_file(
         system.clock.advance(REFUSAL_GRACE)
         assert len(await system.wait_for_assets(event)) == 1
 
-    [(what, told)] = await system.alerts()
-    assert (what, "larger than 50000 bytes" in told["results"][0]["reason"]) == ("asset_lost", True)
+    [(what, alert)] = await system.alerts()
+    assert (what, "larger than 50000 bytes" in alert["results"][0]["reason"]) == ("asset_lost", True)
     assert system.files() == [f"{event.task_id}/{event.id}/1.png"]
 
 

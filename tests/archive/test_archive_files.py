@@ -109,9 +109,9 @@ async def test_an_error_document_with_status_200_is_retried_and_named(
         system.start()
         await system.advance_to_age(event, MAX_ARCHIVE_WAIT, lambda: len(cdn.requests) > 1)
         await system.wait_for_assets(event, ArchiveState.LATE)
-        [(_, told)] = await system.alerts()
-        assert told["results"][0]["reason"] == f"The server sent {document} instead of a file."
-        assert told["results"][0]["still_tried"]
+        [(_, alert)] = await system.alerts()
+        assert alert["results"][0]["reason"] == f"The server sent {document} instead of a file."
+        assert alert["results"][0]["still_tried"]
         assert not any("part" in name or name.endswith(".png") for name in system.files())
 
         cdn.handler = respond_with(A_PNG)

@@ -40,8 +40,8 @@ async def test_downloads_in_flight_are_found_again_after_a_restart(system: Archi
         assets = await system.wait_for_assets(event)
 
     assert [Path(asset["path"]).name for asset in assets] == ["0.png", "1.png"]
-    asked = [request.line.split()[1] for request in cdn.requests[before:]]
-    assert asked == ["/b"], "archived files are not fetched again"
+    requested = [request.line.split()[1] for request in cdn.requests[before:]]
+    assert requested == ["/b"], "archived files are not fetched again"
 
 
 async def test_a_restart_requests_only_the_rest_of_a_large_file(system: ArchiveSystem) -> None:
@@ -49,11 +49,11 @@ async def test_a_restart_requests_only_the_rest_of_a_large_file(system: ArchiveS
     headers = {"content_type": "video/mp4", "etag": '"v1"'}
 
     async def film_of_two_parts(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked = cdn.requests[-1].headers.get("range")
-        if asked is None:
+        requested_range = cdn.requests[-1].headers.get("range")
+        if requested_range is None:
             writer.write(response(200, film, **headers)[:-1000])
             await asyncio.sleep(60)
-        start = int(str(asked).removeprefix("bytes=").removesuffix("-"))
+        start = int(str(requested_range).removeprefix("bytes=").removesuffix("-"))
         part = f"bytes {start}-{len(film) - 1}/{len(film)}"
         writer.write(response(206, film[start:], content_range=part, **headers))
 

@@ -134,12 +134,12 @@ async def test_a_file_that_cannot_be_copied_to_the_storage_stays_local(
         system.start()
         await system.wait_for_assets(event)
 
-    [(what, told)] = await system.alerts()
-    assert (what, told["message"]) == (
+    [(what, alert)] = await system.alerts()
+    assert (what, alert["message"]) == (
         "asset_lost",
         "1 of 1 results cannot be copied to the object store and are no longer retried.",
     )
-    assert system.content(told["results"][0]) == PNG
+    assert system.content(alert["results"][0]) == PNG
 
 
 async def test_an_alert_names_a_missing_bucket_and_archiving_resumes_once_it_exists(
@@ -155,9 +155,9 @@ async def test_an_alert_names_a_missing_bucket_and_archiving_resumes_once_it_exi
         await system.advance_to_age(event, 3 * MAX_ARCHIVE_WAIT, lambda: True)
         await system.wait_for_assets(event)
 
-    [(_, told), _] = await system.alerts()
-    assert "(NoSuchBucket)" in told["results"][0]["reason"]
-    assert "Create the bucket" in told["results"][0]["reason"]
+    [(_, alert), _] = await system.alerts()
+    assert "(NoSuchBucket)" in alert["results"][0]["reason"]
+    assert "Create the bucket" in alert["results"][0]["reason"]
     assert len(s3.objects()) == 1
 
 

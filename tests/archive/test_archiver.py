@@ -103,7 +103,7 @@ async def test_file_names_never_use_untrusted_input(system: ArchiveSystem) -> No
 
 
 @pytest.mark.parametrize(
-    ("content_type", "body", "name", "told"),
+    ("content_type", "body", "name", "announced"),
     [
         ("image/png", JPG, "0.png", "image/png"),
         ("image/jpg", JPG, "0.jpg", "image/jpeg"),
@@ -117,11 +117,11 @@ async def test_file_names_never_use_untrusted_input(system: ArchiveSystem) -> No
     ],
 )
 async def test_an_ending_is_one_of_a_few_by_type_or_by_how_the_file_begins(
-    system: ArchiveSystem, content_type: str, body: bytes, name: str, told: str
+    system: ArchiveSystem, content_type: str, body: bytes, name: str, announced: str
 ) -> None:
     async with http_peer(response(200, body, content_type=content_type)) as cdn:
         event = await system.succeed_task(f"{cdn.url}/0.exe")
         system.start()
         [asset] = await system.wait_for_assets(event)
 
-    assert (Path(asset["path"]).name, asset["content_type"]) == (name, told)
+    assert (Path(asset["path"]).name, asset["content_type"]) == (name, announced)

@@ -172,11 +172,11 @@ async def test_the_worker_gets_no_secrets(
     fake.write_text("import os; print('RIFF', dict(os.environ), sorted(os.listdir('/proc/self/fd')))")
     monkeypatch.setattr(previews_module, "_WORKER", str(fake))
 
-    told = await previews.get(archive(a_picture()))
+    thumbnail = await previews.get(archive(a_picture()))
 
-    assert told is not None
-    assert b"secret" not in told
-    assert told.endswith(b"['0', '1', '2', '3']\n")  # the fourth lists the folder
+    assert thumbnail is not None
+    assert b"secret" not in thumbnail
+    assert thumbnail.endswith(b"['0', '1', '2', '3']\n")  # the fourth lists the folder
 
 
 async def test_a_thumbnail_is_made_once_and_again_if_it_is_missing(

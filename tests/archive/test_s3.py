@@ -104,7 +104,7 @@ async def test_a_file_that_changed_on_disk_is_not_copied(s3: S3Server, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("changes", "size", "said"),
+    ("changes", "size", "message"),
     [
         (
             {"secret_key": Secret("wrong-secret-key")},
@@ -125,23 +125,23 @@ async def test_a_file_that_changed_on_disk_is_not_copied(s3: S3Server, tmp_path:
     ],
 )
 async def test_a_refusal_names_the_remedy_and_no_key(
-    s3: S3Server, tmp_path: Path, changes: dict[str, Any], size: int, said: str
+    s3: S3Server, tmp_path: Path, changes: dict[str, Any], size: int, message: str
 ) -> None:
     file, asset = a_file(tmp_path, size)
     async with a_storage(s3.url, **changes) as storage:
         with pytest.raises(FileNotStored) as refused:
             await storage.put(file, NAME, asset)
 
-    assert str(refused.value).startswith(f"127.0.0.1:{s3.port} answered {said}")
+    assert str(refused.value).startswith(f"127.0.0.1:{s3.port} answered {message}")
     assert not any(key in str(refused.value) for key in (ACCESS_KEY, SECRET_KEY, "wrong-"))
 
 
 async def test_a_missing_or_non_s3_server_is_reported(tmp_path: Path) -> None:
     file, asset = a_file(tmp_path, 1000)
 
-    async def fails(endpoint: str, said: str) -> None:
+    async def fails(endpoint: str, message: str) -> None:
         async with a_storage(endpoint) as storage:
-            with pytest.raises(FileNotStored, match=said):
+            with pytest.raises(FileNotStored, match=message):
                 await storage.put(file, NAME, asset)
 
     await fails("http://127.0.0.1:1", "127.0.0.1:1 cannot be reached: Connection refused.")

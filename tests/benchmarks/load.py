@@ -120,8 +120,8 @@ def encode_requests(posts: Iterable[tuple[str, str] | tuple[str, str, Mapping[st
 
 def print_result(load: LoadResult) -> None:
     """Print a run's result for the parent process."""
-    said = {"began": load.started_at, "ended": load.ended_at, "statuses": load.statuses, "times": load.times}
-    print(json.dumps(said), flush=True)
+    record = {"began": load.started_at, "ended": load.ended_at, "statuses": load.statuses, "times": load.times}
+    print(json.dumps(record), flush=True)
 
 
 def main(port: int, connections: int, file: Path) -> None:

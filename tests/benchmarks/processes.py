@@ -63,9 +63,13 @@ concurrency = 8
 def python_process(*argv: str, log: Path, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """Run a Python module until the block ends. Then stop it, and kill it if it does not stop."""
     environ = {"PATH": os.environ["PATH"], "HOME": str(log.parent), "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    with log.open("ab") as said:
+    with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", *argv], stdin=subprocess.DEVNULL, stdout=said, stderr=said, env=environ | (env or {})
+            [sys.executable, "-m", *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environ | (env or {}),
         )
     try:
         yield process
@@ -114,8 +118,8 @@ class Receiver:
 
     async def create_callback_urls(self, count: int) -> list[str]:
         """Create this many tasks. Return the paths of their callback URLs."""
-        asked = request("/api/callback-urls", b"{}", {"authorization": f"Bearer {TOKEN}"})
-        made = await post_all(self.admin, [asked] * count, connections=16)
+        sent = request("/api/callback-urls", b"{}", {"authorization": f"Bearer {TOKEN}"})
+        made = await post_all(self.admin, [sent] * count, connections=16)
         if made.statuses != {201: count}:
             raise RuntimeError(f"POST /api/callback-urls answered {dict(made.statuses)}")
         base = f"http://127.0.0.1:{self.public}"
@@ -192,12 +196,12 @@ def _run_module(module: str, *argv: object) -> Any:
 
 
 def _run_generator(module: str, *argv: object) -> LoadResult:
-    said = _run_module(module, *argv)
-    statuses = {int(status): count for status, count in said["statuses"].items()}
+    output = _run_module(module, *argv)
+    statuses = {int(status): count for status, count in output["statuses"].items()}
     if any(status >= 300 for status in statuses):
         raise RuntimeError(f"not every request was accepted: {statuses}")
     return LoadResult(
-        started_at=said["began"], ended_at=said["ended"], statuses=statuses, times=said["times"], bodies=()
+        started_at=output["began"], ended_at=output["ended"], statuses=statuses, times=output["times"], bodies=()
     )
 
 

@@ -277,8 +277,8 @@ def test_explain_lists_everything_in_order_of_time(
     assert code == 0
     assert ["body", '{"prompt": "a cat"}'] in lines
     assert ["batch", "spring"] in lines
-    told = [line[1:3] for line in lines if line[0].startswith("2026-11-22T")]
-    assert told == [
+    steps = [line[1:3] for line in lines if line[0].startswith("2026-11-22T")]
+    assert steps == [
         ["create", "stored"],
         ["callback", "applied"],
         ["event", "task.succeed"],

@@ -199,8 +199,8 @@ def test_a_day_of_costs_is_a_day_in_utc(service: FakeService, config: Path) -> N
     service.answer("/api/costs", COSTS)
 
     for since in ("2026-11-27", "2026-11-27 00:00"):
-        asked = run_cli("tasks", "cost", "--from", since, "--config", config, env={"TZ": "JST-9"})
-        assert asked.returncode == 0
+        ended = run_cli("tasks", "cost", "--from", since, "--config", config, env={"TZ": "JST-9"})
+        assert ended.returncode == 0
 
     assert [address.rpartition("from=")[2] for _, address, _ in service.requests] == [
         "2026-11-27T00%3A00%3A00%2B00%3A00",

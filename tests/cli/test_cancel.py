@@ -69,9 +69,9 @@ def test_cancel_by_filter_cancels_every_page(
 
     assert code == 0, "those that went meanwhile were not asked for"
     assert capsys.readouterr().err == "2 tasks cancelled. 1 task already sent to Kling or finished: tsk_2.\n"
-    asked = [path for method, path, _ in service.requests if method == "GET" and path.startswith("/api/tasks?")]
-    assert asked[0] == "/api/tasks?state=queued&batch=spring&limit=500&tag=project%3Aads"
-    assert "cursor=more" in asked[1]
+    paths = [path for method, path, _ in service.requests if method == "GET" and path.startswith("/api/tasks?")]
+    assert paths[0] == "/api/tasks?state=queued&batch=spring&limit=500&tag=project%3Aads"
+    assert "cursor=more" in paths[1]
 
 
 def test_a_dry_run_cancels_nothing(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,20 +108,20 @@ SELECTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("command", "said"), SELECTIONS)
+@pytest.mark.parametrize(("command", "message"), SELECTIONS)
 def test_a_selection_without_tasks_says_that_nothing_was_done(
-    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...], said: str
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...], message: str
 ) -> None:
     service.answer("/api/tasks", {"items": [], "next": None})
     service.answer("/api/batches/spring", make_batch())
 
     assert main(["tasks", *command, "--batch", "spring", "--config", str(config)]) == 0
-    assert capsys.readouterr().err == said
+    assert capsys.readouterr().err == message
 
 
-@pytest.mark.parametrize(("command", "_said"), SELECTIONS)
+@pytest.mark.parametrize(("command", "_message"), SELECTIONS)
 def test_a_selection_by_an_unknown_batch_is_an_error(
-    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...], _said: str
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...], _message: str
 ) -> None:
     service.answer("/api/tasks", {"items": [], "next": None})
     service.answer("/api/batches/nix", {"code": "not_found", "detail": "There is no batch 'nix'."}, status=404)

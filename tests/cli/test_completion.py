@@ -33,9 +33,9 @@ def filled(service: FakeService) -> FakeService:
 
 def proposals(line: str, config: Path) -> dict[str, str]:
     """Return the proposals for the end of a line, with their descriptions."""
-    said = run_cli("__complete", *shlex.split(line), "", env={"KLING_RECEIVER_CONFIG": str(config)})
-    assert (said.returncode, said.stderr) == (0, "")
-    lines = [each for each in said.stdout.splitlines() if each and not each.startswith("\x1f")]  # no directives
+    ended = run_cli("__complete", *shlex.split(line), "", env={"KLING_RECEIVER_CONFIG": str(config)})
+    assert (ended.returncode, ended.stderr) == (0, "")
+    lines = [each for each in ended.stdout.splitlines() if each and not each.startswith("\x1f")]  # no directives
     return {value: text for value, _, text in (each.partition("\t") for each in lines)}
 
 
@@ -104,16 +104,18 @@ def test_bash_completes_a_line(config: Path, tmp_path: Path, words: Sequence[str
     script = tmp_path / "completion.bash"
     script.write_text(run_cli("completion", "bash").stdout)
     line = ["kling-receiver", *words]
-    asked = (
+    bash_program = (
         f"source {script}; COMP_WORDS=({shlex.join(line)}); COMP_CWORD={len(words)}; COMP_LINE='{shlex.join(line)}'; "
         "COMP_POINT=${#COMP_LINE}; function=$(complete -p kling-receiver | sed 's/.*-F \\([^ ]*\\).*/\\1/'); "
         "$function; printf '%s\\n' \"${COMPREPLY[@]}\""
     )
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     env = clean_environment(PATH=path, KLING_RECEIVER_CONFIG=str(config))
-    said = subprocess.run(["/bin/bash", "-c", asked], env=env, capture_output=True, text=True, check=True, timeout=60)
+    ended = subprocess.run(
+        ["/bin/bash", "-c", bash_program], env=env, capture_output=True, text=True, check=True, timeout=60
+    )
 
-    assert [each.strip() for each in said.stdout.splitlines()] == expected
+    assert [each.strip() for each in ended.stdout.splitlines()] == expected
 
 
 def test_the_table_of_proposals_is_that_of_the_commands() -> None:
@@ -154,9 +156,9 @@ def test_a_proposal_loads_neither_a_parser_nor_a_client(config: Path, line: str)
     )
     env = clean_environment(KLING_RECEIVER_CONFIG=str(config))
     command = [sys.executable, "-c", program, "__complete", *line.split(), ""]
-    said = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=60)
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=60)
 
-    *_, proposal, loaded = said.stdout.split("\n")[:-1]
+    *_, proposal, loaded = ended.stdout.split("\n")[:-1]
     assert (bool(proposal), loaded) == (True, "")
 
 

@@ -36,9 +36,9 @@ def test_check_fails_for_a_damaged_store(config: Path, capsys: pytest.CaptureFix
 
     (config.parent / "receiver.db").write_bytes(b"not a database, whatever its name says" * 100)
     assert main(["db", "check", "--json", "--config", str(config)]) == 1
-    told = json.loads(capsys.readouterr().out)
-    assert told["ok"] is False
-    assert len(told["faults"]) == 1
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["ok"] is False
+    assert len(printed["faults"]) == 1
 
 
 def test_a_backup_is_a_store_and_never_overwrites_a_file(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,8 +92,10 @@ def test_a_file_that_is_not_a_store_is_one_sentence(
 
     assert main(["db", *(str(copy) if word == "COPY" else word for word in command), "--config", str(config)]) == 1
 
-    said = capsys.readouterr()
-    assert (said.out + said.err).endswith("contains no store. Restore a backup, or let `serve` create a new store.\n")
+    captured = capsys.readouterr()
+    assert (captured.out + captured.err).endswith(
+        "contains no store. Restore a backup, or let `serve` create a new store.\n"
+    )
     assert not copy.exists()
 
 
@@ -104,8 +106,8 @@ def test_stats_refuse_another_programs_database(config: Path, capsys: pytest.Cap
 
     assert main(["db", "stats", "--config", str(config)]) == 1
 
-    said = f"kling-receiver: {path} is the database of another program. Check [store] url.\n"
-    assert capsys.readouterr().err == said
+    error = f"kling-receiver: {path} is the database of another program. Check [store] url.\n"
+    assert capsys.readouterr().err == error
 
 
 def test_config_check_confirms_a_valid_file(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,12 +36,12 @@ STEPS = [
 def test_the_demo_succeeds_and_leaves_nothing_behind(tmp_path: Path) -> None:
     ended = run_cli("demo", "--json", env={"TMPDIR": str(tmp_path)})
 
-    told = [json.loads(line) for line in ended.stdout.splitlines()]
+    steps = [json.loads(line) for line in ended.stdout.splitlines()]
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert sorted(each["what"] for each in told[:-1]) == sorted(STEPS)
-    assert [each["status"] for each in told if each["what"] == "callback"] == ["submitted", "processing", "succeed"]
-    assert told[-1]["what"] == "done"
-    assert told[-1]["ok"] is True
+    assert sorted(each["what"] for each in steps[:-1]) == sorted(STEPS)
+    assert [each["status"] for each in steps if each["what"] == "callback"] == ["submitted", "processing", "succeed"]
+    assert steps[-1]["what"] == "done"
+    assert steps[-1]["ok"] is True
     assert list(tmp_path.iterdir()) == []
 
 
@@ -62,7 +62,7 @@ def test_demo_keep_prints_commands_to_try_until_ctrl_c_and_keeps_its_files(tmp_p
         text=True,
     ) as process:
         assert process.stdout is not None
-        kept = next(told for line in process.stdout if (told := json.loads(line))["what"] in ("kept", "failed"))
+        kept = next(printed for line in process.stdout if (printed := json.loads(line))["what"] in ("kept", "failed"))
         listed = run_cli("tasks", "list", "--json", "--config", kept["config"])
         page = httpx.get(kept["console"], follow_redirects=True, trust_env=False)
 

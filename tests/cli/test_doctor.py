@@ -202,12 +202,12 @@ async def test_a_refused_key_is_failed_with_the_codes_meaning(tmp_path: Path, co
     assert report.code == 1
 
 
-@pytest.mark.parametrize(("code", "said"), [(1003, "ahead"), (1004, "behind")])
-async def test_a_token_that_the_clock_spoils_names_the_clock(tmp_path: Path, code: int, said: str) -> None:
+@pytest.mark.parametrize(("code", "expected"), [(1003, "ahead"), (1004, "behind")])
+async def test_a_token_that_the_clock_spoils_names_the_clock(tmp_path: Path, code: int, expected: str) -> None:
     status, message, remedy = (await examine_kling(tmp_path, refusal(code), 401)).says("kling.key")
 
     assert status == "failed"
-    assert said in message
+    assert expected in message
     assert "timedatectl" in remedy
 
 
@@ -257,9 +257,9 @@ def test_a_script_that_cannot_start_says_why(
 ) -> None:
     report = run_doctor(write_config(tmp_path, a_script(tmp_path, first_line, mode=mode)))
 
-    status, said, advice = report.says("routes.publish")
+    status, text, advice = report.says("routes.publish")
     assert status == "failed"
-    assert message in said
+    assert message in text
     assert remedy in advice
     assert "kling-receiver routes test publish" in advice
 
@@ -286,9 +286,9 @@ def test_a_missing_script_is_failed_and_a_good_one_is_not_run(tmp_path: Path) ->
 def test_a_webhook_that_cannot_be_reached_says_why(tmp_path: Path, url: str, message: str) -> None:
     report = run_doctor(write_config(tmp_path, f'[[routes]]\nname = "app"\nwebhook = {{ url = "{url}" }}\n'))
 
-    status, said, remedy = report.says("routes.app")
+    status, text, remedy = report.says("routes.app")
     assert status == "failed"
-    assert message in said
+    assert message in text
     assert "kling-receiver routes test app" in remedy
     assert "secret-path" not in report.text
 
@@ -305,9 +305,9 @@ async def test_a_bad_certificate_of_the_public_url_is_named(tmp_path: Path, serv
         config = write_config(tmp_path, public=f"https://localhost:{peer.port}")
         report = await asyncio.to_thread(run_doctor, config, environ=trusting(served))
 
-    status, said, remedy = report.says("public.certificate")
+    status, text, remedy = report.says("public.certificate")
     assert status == "failed"
-    assert message in said
+    assert message in text
     assert "Renew the certificate" in remedy
     assert report.says("public.probe")[0] == "warning"
 

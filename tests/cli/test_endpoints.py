@@ -15,8 +15,8 @@ def test_endpoints_lists_the_whole_catalogue(capsys: Out) -> None:
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
 
     assert [cells[0] for cells in lines] == list(CATALOGUE)
-    told = {cells[0]: cells[1:] for cells in lines}
-    assert told["images/generations"] == [
+    printed = {cells[0]: cells[1:] for cells in lines}
+    assert printed["images/generations"] == [
         "legacy",
         "image",
         "n",
@@ -24,16 +24,16 @@ def test_endpoints_lists_the_whole_catalogue(capsys: Out) -> None:
         "yes",
         "GET /v1/images/generations/{id}",
     ]
-    assert told["text-to-video/{model}"][:3] == ["new", "video", "1"]
-    assert told["audio/tts"] == ["legacy", "", "", "audios", "no", ""]
+    assert printed["text-to-video/{model}"][:3] == ["new", "video", "1"]
+    assert printed["audio/tts"] == ["legacy", "", "", "audios", "no", ""]
 
 
 def test_endpoints_json_is_a_list_with_items(capsys: Out) -> None:
     assert main(["endpoints", "--json"]) == 0
 
-    told = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
 
-    assert told == {"items": [endpoint.describe() for endpoint in CATALOGUE.values()], "next": None}
+    assert printed == {"items": [endpoint.describe() for endpoint in CATALOGUE.values()], "next": None}
 
 
 @pytest.mark.parametrize(
@@ -42,10 +42,10 @@ def test_endpoints_json_is_a_list_with_items(capsys: Out) -> None:
 def test_endpoints_shows_listed_and_unlisted_paths(capsys: Out, path: str) -> None:
     assert main(["endpoints", path, "--json"]) == 0
 
-    told = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
 
-    assert told["path"] == path.removeprefix("/v1/")
-    assert told["asynchronous"] == (path != "videos/identify-face")
+    assert printed["path"] == path.removeprefix("/v1/")
+    assert printed["asynchronous"] == (path != "videos/identify-face")
 
 
 def test_endpoints_suggests_the_nearest_endpoint(capsys: Out) -> None:

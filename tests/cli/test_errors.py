@@ -208,7 +208,7 @@ NO_SUCH_ROUTE = "this route is not in the configuration. Choose one from `kling-
 def test_a_refused_option_is_a_usage_error_that_names_it(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str], case: tuple[str, str, str]
 ) -> None:
-    typed, refusal, said = case
+    typed, refusal, message = case
     argv = typed.split()
     path = "replays" if argv[0] == "replay" else argv[0]
     error = "unknown_route" if "no route" in refusal else "invalid_request"
@@ -217,7 +217,7 @@ def test_a_refused_option_is_a_usage_error_that_names_it(
     code = main([*argv, "--config", str(config)])
 
     assert code == 2
-    assert capsys.readouterr().err == f"kling-receiver: {said}\n"
+    assert capsys.readouterr().err == f"kling-receiver: {message}\n"
 
 
 def test_a_replay_without_a_selection_is_a_usage_error(
@@ -250,12 +250,12 @@ def test_configuration_errors_can_be_json(
 
     code = main(["config", "check", "--json", "--config", "config.toml"])
 
-    told = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
     fix = 'write it like "250ms", "5s", "10m", "24h" or "30d"'
     file = {"file": "config.toml", "variable": None}
     assert code == 78
-    assert told["ok"] is False
-    assert [fault for fault in told["faults"] if fault["key"] != "kling.api_key"] == [
+    assert printed["ok"] is False
+    assert [fault for fault in printed["faults"] if fault["key"] != "kling.api_key"] == [
         file | {"line": 2, "key": "kling.timeuot", "message": "unknown key", "fix": 'did you mean "timeout"?'},
         file | {"line": 4, "key": "poll.after", "message": '"a; b" is not a duration', "fix": fix},
         {"file": None, "line": None, "variable": "KLING_RECEIVER__POLL__EVERY"}
@@ -272,10 +272,10 @@ def test_a_broken_or_missing_file_is_an_error_in_json(
     codes = [main(["config", "check", "--json", "--config", name]) for name in ("broken.toml", "none.toml")]
 
     broken, none = capsys.readouterr().out.split("}\n{")
-    (said,) = json.loads(broken + "}")["faults"]
+    (printed,) = json.loads(broken + "}")["faults"]
     assert codes == [78, 78]
-    assert (said["file"], said["line"], said["key"]) == ("broken.toml", 2, None)
-    assert said["message"].startswith("is not TOML: ")
+    assert (printed["file"], printed["line"], printed["key"]) == ("broken.toml", 2, None)
+    assert printed["message"].startswith("is not TOML: ")
     assert json.loads("{" + none)["faults"] == [
         {"file": "none.toml", "line": None, "variable": None, "key": None}
         | {"message": "the file does not exist", "fix": "check its path"}

@@ -39,29 +39,29 @@ def config_file(tmp_path: Path) -> Path:
 def test_exposed_paths_are_callbacks_and_health_only(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["expose", "cloudflared", "--host", "hooks.example.com", "--config", str(config_file)]) == 0
 
-    said = capsys.readouterr()
-    assert said.out.endswith(CLOUDFLARED)
-    (callback, health) = re.findall(r'path: "(.+)"', said.out)
+    captured = capsys.readouterr()
+    assert captured.out.endswith(CLOUDFLARED)
+    (callback, health) = re.findall(r'path: "(.+)"', captured.out)
     assert re.search(callback, f"/callbacks/{Ids.token()}")
     assert re.search(health, "/healthz")
-    assert "route dns kling-receiver hooks.example.com" in said.err
+    assert "route dns kling-receiver hooks.example.com" in captured.err
 
 
 def test_expose_asks_only_for_missing_settings(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["expose", "nginx", "--host", "hooks.example.com", "--config", str(config_file)]) == 0
-    said = capsys.readouterr()
-    assert 'url = "https://hooks.example.com"' in said.err
-    assert 'proxies = ["127.0.0.1"]' in said.err
-    assert "proxy_pass http://127.0.0.1:9700;" in said.out
-    assert "client_max_body_size 2101248;" in said.out
+    captured = capsys.readouterr()
+    assert 'url = "https://hooks.example.com"' in captured.err
+    assert 'proxies = ["127.0.0.1"]' in captured.err
+    assert "proxy_pass http://127.0.0.1:9700;" in captured.out
+    assert "client_max_body_size 2101248;" in captured.out
 
     config_file.write_text(
         '[public]\nlisten = "127.0.0.1:9700"\nurl = "https://hooks.example.com"\nproxies = ["127.0.0.1"]\n'
     )
     assert main(["expose", "caddy", "--config", str(config_file)]) == 0
-    said = capsys.readouterr()
-    assert "[public]" not in said.err
-    assert "https://hooks.example.com {\n" in said.out
+    captured = capsys.readouterr()
+    assert "[public]" not in captured.err
+    assert "https://hooks.example.com {\n" in captured.out
 
 
 @pytest.mark.parametrize(
@@ -82,6 +82,6 @@ def test_expose_reports_why_it_cannot_and_the_remedy(
 
     assert main(["expose", *argv, "--config", str(config_file)]) == code
 
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert words in said.err
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert words in captured.err

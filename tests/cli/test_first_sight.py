@@ -70,10 +70,10 @@ def test_simulate_prints_the_configuration_of_its_manual() -> None:
     command = [sys.executable, "-m", "receiver", "simulate", "--listen", f"127.0.0.1:{free_port()}"]
     with subprocess.Popen(command, env=clean_environment(), stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        said = [process.stderr.readline().strip() for _ in range(10)]
+        lines = [process.stderr.readline().strip() for _ in range(10)]
         process.terminate()
 
-    printed = "\n".join(said[1:])
+    printed = "\n".join(lines[1:])
     assert tomllib.loads(printed)["kling"]["base_url"] == f"http://{command[-1]}"
     manual = (DOCS / "simulator.md").read_text()
     assert printed.replace(command[-1], "127.0.0.1:8790") in manual

@@ -31,11 +31,11 @@ def test_every_help_says_what_a_value_looks_like_and_ends_with_examples(
     chain: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*chain, "--help"]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
 
-    assert re.findall(r"--[\w-]+ (?:STR|INT|PATH|FLOAT|TEXT\.\.\.)\b", said) == []
+    assert re.findall(r"--[\w-]+ (?:STR|INT|PATH|FLOAT|TEXT\.\.\.)\b", output) == []
     assert examples_of(chain)
-    assert all(f"  {example}\n" in said.partition("Examples:")[2] for example in examples_of(chain))
+    assert all(f"  {example}\n" in output.partition("Examples:")[2] for example in examples_of(chain))
 
 
 def test_every_example_is_accepted_and_shows_its_own_command() -> None:

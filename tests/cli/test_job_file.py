@@ -24,8 +24,8 @@ def write(folder: Path, *lines: object) -> Path:
 
 
 def keys(folder: Path, *lines: object, **given: Any) -> list[str]:
-    said = {"endpoint": IMAGES, "dialect": Dialect.OFFICIAL} | given
-    return [job.key for job in read_jobs(write(folder, *lines), JobDefaults(**said))]
+    arguments = {"endpoint": IMAGES, "dialect": Dialect.OFFICIAL} | given
+    return [job.key for job in read_jobs(write(folder, *lines), JobDefaults(**arguments))]
 
 
 def test_a_line_is_a_job_or_a_body_for_the_given_endpoint(tmp_path: Path) -> None:
@@ -62,9 +62,9 @@ def test_all_invalid_lines_are_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as raised:
         read_jobs(path, GIVEN)
 
-    said = raised.value.message.splitlines()
-    assert said[0] == f"6 lines of {path} are not jobs; nothing was submitted:"
-    assert [line.partition(":")[0] for line in said[1:]] == [f"  line {number}" for number in range(2, 8)]
+    lines = raised.value.message.splitlines()
+    assert lines[0] == f"6 lines of {path} are not jobs; nothing was submitted:"
+    assert [line.partition(":")[0] for line in lines[1:]] == [f"  line {number}" for number in range(2, 8)]
     assert "'tagz'" in raised.value.message
 
 
@@ -74,9 +74,9 @@ def test_a_truncated_line_is_reported_by_its_number_only(tmp_path: Path) -> None
     with pytest.raises(UsageError) as raised:
         read_jobs(path, GIVEN)
 
-    _, said = raised.value.message.splitlines()
-    assert said.startswith("  line 2: The body is not JSON: ")
-    assert said.endswith(", column 16.")
+    _, line = raised.value.message.splitlines()
+    assert line.startswith("  line 2: The body is not JSON: ")
+    assert line.endswith(", column 16.")
 
 
 def test_a_repeated_line_gets_a_key_of_its_own(tmp_path: Path) -> None:

@@ -141,8 +141,8 @@ def test_a_config_file_of_another_program_is_skipped_with_a_word(tmp_path: Path,
     checked = run_cli("config", "check", cwd=tmp_path, env=env)
 
     assert listed.returncode == checked.returncode == 0
-    for said in (listed.stderr, checked.stderr):
-        assert "config.toml in this folder is skipped: it has no table of kling-receiver" in said
+    for errors in (listed.stderr, checked.stderr):
+        assert "config.toml in this folder is skipped: it has no table of kling-receiver" in errors
 
 
 def test_a_config_file_of_ours_with_a_mistake_is_not_skipped(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_a_line_of_json_escapes_control_characters_too(capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize(
-    ("argv", "asked"),
+    ("argv", "query"),
     [
         (["tasks", "list"], "/api/tasks?limit=50"),
         (
@@ -98,7 +98,7 @@ def test_a_line_of_json_escapes_control_characters_too(capsys: pytest.CaptureFix
         (["routes", "list"], "/api/routes"),
     ],
 )
-def test_filters_are_sent_to_the_api(service: FakeService, config: Path, argv: list[str], asked: str) -> None:
+def test_filters_are_sent_to_the_api(service: FakeService, config: Path, argv: list[str], query: str) -> None:
     for path in ("/api/tasks", "/api/batches", "/api/events", "/api/deliveries", "/api/routes"):
         service.answer(path, {"items": [], "next": None})
 
@@ -106,7 +106,7 @@ def test_filters_are_sent_to_the_api(service: FakeService, config: Path, argv: l
 
     assert code == 0
     ((method, address, _),) = service.requests
-    assert (method, sorted(re.split("[?&]", address))) == ("GET", sorted(re.split("[?&]", asked)))
+    assert (method, sorted(re.split("[?&]", address))) == ("GET", sorted(re.split("[?&]", query)))
 
 
 def test_a_task_shows_its_results(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:

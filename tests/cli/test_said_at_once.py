@@ -15,19 +15,19 @@ def check(folder: Path, text: str, **env: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("glob", "said"),
+    ("glob", "message"),
     [
         ("image/*", 'did you mean "images/*"?'),
         ("text-to-vidoe/kling-*", 'did you mean "text-to-video/*"?'),
         ("zzz/*", "`kling-receiver endpoints` lists them"),
     ],
 )
-def test_a_glob_that_matches_no_known_endpoint_is_reported(tmp_path: Path, glob: str, said: str) -> None:
+def test_a_glob_that_matches_no_known_endpoint_is_reported(tmp_path: Path, glob: str, message: str) -> None:
     route = f'[[routes]]\nname = "a"\nwebhook = {{ url = "http://127.0.0.1:1/" }}\nendpoints = ["{glob}"]\n'
 
-    told = check(tmp_path, route)
+    printed = check(tmp_path, route)
 
-    assert f"config.toml:4: routes.0.endpoints: '{glob}' matches no known endpoint of Kling; {said}" in told
+    assert f"config.toml:4: routes.0.endpoints: '{glob}' matches no known endpoint of Kling; {message}" in printed
 
 
 @pytest.mark.parametrize("glob", ["images/*", "*", "text-to-video/kling-v3*", "videos/text2video", "image-to-*/*"])
@@ -40,17 +40,17 @@ def test_a_glob_that_matches_is_not_mentioned(tmp_path: Path, glob: str) -> None
 def test_an_archive_folder_that_cannot_be_created_is_reported_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "results").touch()
 
-    told = check(tmp_path, '[archive]\ndir = "results/here"\n')
+    printed = check(tmp_path, '[archive]\ndir = "results/here"\n')
 
-    assert f"{tmp_path}/results/here cannot be created: {tmp_path}/results is a file" in told
+    assert f"{tmp_path}/results/here cannot be created: {tmp_path}/results is a file" in printed
 
 
 def test_an_archive_folder_that_is_a_broken_link_is_reported(tmp_path: Path) -> None:
     (tmp_path / "results").symlink_to(tmp_path / "unmounted")
 
-    told = check(tmp_path, '[archive]\ndir = "results"\n')
+    printed = check(tmp_path, '[archive]\ndir = "results"\n')
 
-    assert f"{tmp_path}/results cannot be created: {tmp_path}/results is a link to nothing" in told
+    assert f"{tmp_path}/results cannot be created: {tmp_path}/results is a link to nothing" in printed
 
 
 def read_only_folders() -> Iterator[Path]:
@@ -66,13 +66,13 @@ def test_an_archive_folder_on_a_read_only_disk_is_reported_with_the_reason(tmp_p
     if folder is None:
         pytest.skip("nothing is mounted read-only")
 
-    told = check(tmp_path, f'[archive]\ndir = "{folder}/results"\n')
+    printed = check(tmp_path, f'[archive]\ndir = "{folder}/results"\n')
 
-    assert f"{folder}/results cannot be created in {folder}: the file system is read-only" in told
+    assert f"{folder}/results cannot be created in {folder}: the file system is read-only" in printed
 
 
 @pytest.mark.parametrize(
-    ("route", "said"),
+    ("route", "message"),
     [
         (
             'script = { command = ["/bin/true"], timeout = "10m" }\nretry = ["1m"]\ngive_up_after = "10m"\n',
@@ -84,14 +84,14 @@ def test_an_archive_folder_on_a_read_only_disk_is_reported_with_the_reason(tmp_p
         ),
     ],
 )
-def test_contradicting_times_of_a_route_are_reported(tmp_path: Path, route: str, said: str) -> None:
-    told = check(tmp_path, f'[[routes]]\nname = "a"\n{route}', KLING_API_KEY="k")
+def test_contradicting_times_of_a_route_are_reported(tmp_path: Path, route: str, message: str) -> None:
+    printed = check(tmp_path, f'[[routes]]\nname = "a"\n{route}', KLING_API_KEY="k")
 
-    assert said in told
-    assert len(told.splitlines()) == 1
+    assert message in printed
+    assert len(printed.splitlines()) == 1
 
 
 def test_a_placeholder_key_is_reported(tmp_path: Path) -> None:
-    told = check(tmp_path, '[kling]\napi_key = "env:KLING_API_KEY"\n', KLING_API_KEY="...")
+    printed = check(tmp_path, '[kling]\napi_key = "env:KLING_API_KEY"\n', KLING_API_KEY="...")
 
-    assert "kling.api_key: is a placeholder, not a key; write the key from Kling's console" in told
+    assert "kling.api_key: is a placeholder, not a key; write the key from Kling's console" in printed

@@ -19,10 +19,10 @@ def test_simulate_prints_each_event_as_a_line_of_json() -> None:
         headers = {"authorization": "Bearer any"}
         with httpx.Client(trust_env=False, headers=headers) as client:
             client.post(f"{simulator.url}/v1/images/generations", json={"prompt": "[fail: no boats]"})
-        told = [json.loads(line) for line in simulator.read_lines(4)]
+        lines = [json.loads(line) for line in simulator.read_lines(4)]
 
-    assert [line["event"] for line in told] == ["simulator.started", "create.answered", "task.changed", "task.changed"]
-    assert told[-1]["message"] == "no boats"
+    assert [line["event"] for line in lines] == ["simulator.started", "create.answered", "task.changed", "task.changed"]
+    assert lines[-1]["message"] == "no boats"
 
 
 def test_simulate_ends_on_sigterm() -> None:

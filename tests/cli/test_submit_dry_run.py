@@ -30,13 +30,13 @@ def test_a_dry_run_prints_the_cost_and_submits_nothing(
 
     code = dry_run(config, "--set", f"prompt={'long ' * 500}")
 
-    told = capsys.readouterr()
+    captured = capsys.readouterr()
     assert code == 0
-    assert told.out.splitlines() == [
+    assert captured.out.splitlines() == [
         "Cost: about 0.70 units (median of 12 like it).",
         "Takes 1 slot of the video pack.",
     ]
-    assert "Nothing was submitted." in told.err
+    assert "Nothing was submitted." in captured.err
     [(method, address, body)] = service.requests
     assert (method, address) == ("POST", "/api/costs/estimate")
     assert body == {"endpoint": "videos/text2video", "body": {"mode": "pro"}}

@@ -31,10 +31,10 @@ def test_a_file_submitted_before_is_not_counted_as_submitted(
 
     assert submit(config) == 0
 
-    said = capsys.readouterr().err
-    assert f"{JOBS}/{JOBS} jobs: 0 submitted, {JOBS} submitted earlier" in said
-    assert f"{JOBS} jobs: 0 new" in said
-    assert f"{JOBS}/{JOBS} submitted" not in said
+    errors = capsys.readouterr().err
+    assert f"{JOBS}/{JOBS} jobs: 0 submitted, {JOBS} submitted earlier" in errors
+    assert f"{JOBS} jobs: 0 new" in errors
+    assert f"{JOBS}/{JOBS} submitted" not in errors
 
 
 @pytest.mark.parametrize(
@@ -108,9 +108,9 @@ def test_the_name_of_the_batch_is_checked_before_the_first_job(
 ) -> None:
     assert submit(config, "--batch", "bad name") == 2
 
-    said = capsys.readouterr().err
-    assert "--batch must be at most 100 letters, digits or . _ : - " in said
-    assert "found 'bad name'." in said
+    errors = capsys.readouterr().err
+    assert "--batch must be at most 100 letters, digits or . _ : - " in errors
+    assert "found 'bad name'." in errors
     assert service.requests == []
 
 
@@ -124,9 +124,9 @@ def test_the_same_command_is_suggested_only_if_its_error_may_pass(
 
     assert submit(config) == 1
 
-    said = capsys.readouterr().err
-    assert f"Refused. 0 of {JOBS} jobs submitted." in said
-    assert ("Run the same command again" in said) is (status == 429)
+    errors = capsys.readouterr().err
+    assert f"Refused. 0 of {JOBS} jobs submitted." in errors
+    assert ("Run the same command again" in errors) is (status == 429)
 
 
 def test_a_refused_new_run_keeps_its_key(

@@ -25,12 +25,12 @@ def test_units_of_a_user_run_this_installation(home: Path, capsys: pytest.Captur
     assert main(["systemd", "install", "--user"]) == 0
 
     service = (home / "systemd" / "user" / SERVICE).read_text()
-    said = capsys.readouterr()
+    captured = capsys.readouterr()
     assert f"ExecStart={systemd._program()} serve" in service
     assert "DynamicUser" not in service
     assert (home / "kling-receiver" / "config.toml").exists()
-    assert "Nothing was started." in said.err
-    assert f"systemctl --user daemon-reload && systemctl --user enable --now {SOCKET} {SERVICE}" in said.err
+    assert "Nothing was started." in captured.err
+    assert f"systemctl --user daemon-reload && systemctl --user enable --now {SOCKET} {SERVICE}" in captured.err
 
 
 def test_a_second_install_changes_nothing_and_keeps_the_configuration(
@@ -49,9 +49,9 @@ def test_a_second_install_changes_nothing_and_keeps_the_configuration(
 def test_a_dry_run_prints_the_files_and_writes_nothing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["systemd", "install", "--user", "--dry-run"]) == 0
 
-    said = capsys.readouterr().out
-    assert f"# {home / 'systemd' / 'user' / SERVICE}\n" in said
-    assert "[Service]\nType=notify\n" in said
+    output = capsys.readouterr().out
+    assert f"# {home / 'systemd' / 'user' / SERVICE}\n" in output
+    assert "[Service]\nType=notify\n" in output
     assert list(home.iterdir()) == []
 
 

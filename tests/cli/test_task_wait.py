@@ -89,9 +89,9 @@ def test_waiting_ends_without_results_that_are_archived_late(
     assert err.endswith(f"Some results are not archived yet. The reason: kling-receiver explain {TASK_ID}\n")
 
 
-@pytest.mark.parametrize(("archiving", "said"), [("late", "is still tried"), (None, "was given up")])
+@pytest.mark.parametrize(("archiving", "message"), [("late", "is still tried"), (None, "was given up")])
 def test_waiting_says_why_a_result_is_not_archived(
-    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str], archiving: str | None, said: str
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str], archiving: str | None, message: str
 ) -> None:
     url = "https://cdn.example/0.png"
     task = make_task(state="succeed", result={"images": [{"url": f"{url}?key=s"}]}, archiving=archiving)
@@ -103,7 +103,7 @@ def test_waiting_says_why_a_result_is_not_archived(
 
     out, err = capsys.readouterr()
     assert (code, out) == (0, f"{url}?key=s\n")
-    assert err.endswith(f"The download of {url} {said}: 404 Not Found\n")
+    assert err.endswith(f"The download of {url} {message}: 404 Not Found\n")
     assert any("type=alert.asset_lost" in path for _, path, _ in service.requests)
 
 
@@ -135,20 +135,20 @@ def test_waiting_stops_at_its_timeout(service: FakeService, config: Path, capsys
 def test_an_event_on_the_stream_refreshes_at_once(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = 0
+    queries = 0
 
     def answer() -> Json:
-        nonlocal asked
-        asked += 1
-        if asked == 2:  # the look after the stream has begun
+        nonlocal queries
+        queries += 1
+        if queries == 2:  # the look after the stream has begun
             service.send_event(make_event())
-        return make_task(state="succeed" if asked > 2 else "processing", result=RESULT)
+        return make_task(state="succeed" if queries > 2 else "processing", result=RESULT)
 
     service.answer(f"/api/tasks/{TASK_ID}", answer)
 
     assert main(["tasks", "wait", TASK_ID, "--timeout", "10s", "--config", str(config)]) == 0
     assert capsys.readouterr().out == URLS
-    assert asked == 3
+    assert queries == 3
 
 
 def test_without_a_stream_the_task_is_polled(
@@ -237,10 +237,10 @@ def test_submit_exits_with_1_if_kling_refuses(
 
     code = main(["submit", "images/generations", "--set", "prompt=a cat", "--config", str(config)])
 
-    said = capsys.readouterr()
+    captured = capsys.readouterr()
     assert code == 1
-    assert said.out == f"{TASK_ID}\n"
-    assert "was rejected: prompt is invalid." in said.err
+    assert captured.out == f"{TASK_ID}\n"
+    assert "was rejected: prompt is invalid." in captured.err
 
 
 def test_submit_and_wait_is_one_command(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:

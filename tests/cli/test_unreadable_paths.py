@@ -78,12 +78,12 @@ def test_other_paths_in_a_locked_folder_are_warnings(unprivileged: Sequence[str]
     ended = run(unprivileged, "config", "check", config=config, KLING_API_KEY="k")
 
     assert ended.returncode == 0
-    for said, path in (
+    for message, path in (
         ("2: archive.dir", "results"),
         ("5: routes.0.script.command", "publish"),
         ("6: routes.0.script.cwd", "in"),
     ):
-        assert f"{config}:{said}: {locked}/{path} cannot be inspected: Permission denied; run this" in ended.stderr
+        assert f"{config}:{message}: {locked}/{path} cannot be inspected: Permission denied; run this" in ended.stderr
     assert len(ended.stderr.splitlines()) == 3
 
 

@@ -16,6 +16,6 @@ def test_the_rate_and_the_remaining_time_follow_from_recent_ends() -> None:
     assert summary({"succeed": 20}, newly_done=7, seconds=60) == "0 running, 0 waiting, 20 done, 7 a minute"
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(9.6, "10 s"), (61, "1 min 1 s"), (3725, "1 h 2 min")])
-def test_a_duration_is_formatted_for_people(seconds: float, said: str) -> None:
-    assert format_duration(seconds) == said
+@pytest.mark.parametrize(("seconds", "message"), [(9.6, "10 s"), (61, "1 min 1 s"), (3725, "1 h 2 min")])
+def test_a_duration_is_formatted_for_people(seconds: float, message: str) -> None:
+    assert format_duration(seconds) == message

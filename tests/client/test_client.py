@@ -103,26 +103,26 @@ async def test_events_are_given_from_now_on(web: WebApp) -> None:
 @pytest.mark.parametrize("before", [0, 3, 100])
 async def test_no_event_is_lost_or_repeated_when_connections_break(web: WebApp, before: int) -> None:
     old = await add_events(web, before)
-    heard: list[str] = []
+    received: list[str] = []
     expected: list[str] = []
     async with a_breakable_proxy(web) as proxy, Client(proxy.url, TOKEN) as client:
 
         async def listen() -> None:
             async for event in client.events(after=old[-1] if old else BEFORE_ALL):
-                heard.append(event.id)  # noqa: PERF401 -- it is looked at in between
+                received.append(event.id)  # noqa: PERF401 -- it is looked at in between
 
         listening = asyncio.create_task(listen())
         for _ in range(5):
             late = web.ids.new("evt")
             expected += await add_events(web, 40)
-            await wait_until(lambda: len(heard) == len(expected))  # noqa: B023 -- called before it changes
+            await wait_until(lambda: len(received) == len(expected))  # noqa: B023 -- called before it changes
             proxy.disconnect()
             expected += await add_events(web, at=late)  # made before the others, committed after them
             expected += await add_events(web, 40)
-        await wait_until(lambda: len(heard) >= len(expected))
+        await wait_until(lambda: len(received) >= len(expected))
         listening.cancel()
 
-    assert sorted(heard) == sorted(expected)
+    assert sorted(received) == sorted(expected)
     assert proxy.connections > 5
 
 
@@ -233,12 +233,12 @@ async def test_a_queued_task_is_cancelled_and_a_submitted_one_is_not(web: WebApp
 
 
 async def test_a_batch_is_closed_though_the_answer_to_that_was_lost() -> None:
-    told = json.dumps({"name": "b1", "state": "closed", "tasks": 1, "counts": {}}).encode()
-    answers = iter([response(200, told), None, response(200, told)])
+    batch = json.dumps({"name": "b1", "state": "closed", "tasks": 1, "counts": {}}).encode()
+    answers = iter([response(200, batch), None, response(200, batch)])
 
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        said = next(answers)
-        writer.transport.abort() if said is None else writer.write(said)
+        status = next(answers)
+        writer.transport.abort() if status is None else writer.write(status)
 
     async with http_peer(answer) as peer, Client(peer.url, "token") as client:
         await client.batch("b1")
@@ -250,12 +250,12 @@ async def test_a_batch_is_closed_though_the_answer_to_that_was_lost() -> None:
 
 @pytest.mark.parametrize(("key", "posts"), [("k", 2), ("", 1), (None, 1)])
 async def test_a_job_is_handed_in_again_only_under_a_key(key: str | None, posts: int) -> None:
-    told = json.dumps({"id": "tsk_1", "state": "queued"}).encode()
-    answers = iter([response(200, told), None, response(202, told)])
+    task = json.dumps({"id": "tsk_1", "state": "queued"}).encode()
+    answers = iter([response(200, task), None, response(202, task)])
 
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        said = next(answers)
-        writer.transport.abort() if said is None else writer.write(said)
+        status = next(answers)
+        writer.transport.abort() if status is None else writer.write(status)
 
     async with http_peer(answer) as peer, Client(peer.url, "token") as client:
         await client.task("tsk_1")
@@ -301,15 +301,15 @@ async def test_many_who_wait_share_one_stream(web: WebApp) -> None:
 
 
 def test_the_package_alone_loads_no_client() -> None:
-    looked = "import receiver, sys; print('httpx2' in sys.modules, 'receiver.client' in sys.modules); receiver.Client"
-    ended = subprocess.run([sys.executable, "-c", looked], capture_output=True, text=True, check=True)
+    code = "import receiver, sys; print('httpx2' in sys.modules, 'receiver.client' in sys.modules); receiver.Client"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert ended.stdout == "False False\n"
 
 
 def test_the_client_loads_no_settings_and_no_validation() -> None:
-    looked = "import receiver.client, sys; print({'receiver.settings', 'pydantic', 'starlette'} & {*sys.modules})"
-    ended = subprocess.run([sys.executable, "-c", looked], capture_output=True, text=True, check=True)
+    code = "import receiver.client, sys; print({'receiver.settings', 'pydantic', 'starlette'} & {*sys.modules})"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert ended.stdout == "set()\n"
 

@@ -19,16 +19,16 @@ async def test_a_plain_program_needs_no_loop_and_minds_none(web: WebApp) -> None
     happened = await add_events(web, 3)
 
     def plain() -> list[str]:
-        heard = []
+        received = []
         with SyncClient(f"http://{web.admin}", TOKEN) as client:
             for event in client.events(after=BEFORE_ALL):
-                heard.append(event.id)
-                if len(heard) == 3:
+                received.append(event.id)
+                if len(received) == 3:
                     break
-            assert [event.id for event in client.list_events().items] == heard[::-1]
+            assert [event.id for event in client.list_events().items] == received[::-1]
             with pytest.raises(NotFound):
                 client.task("nothing")
-        return heard
+        return received
 
     assert await asyncio.to_thread(plain) == happened
     await wait_until(lambda: subscriber_count(web) == 0)

@@ -80,11 +80,11 @@ async def test_a_refresh_does_not_disturb_a_selection(visitor: Watched, receiver
 
 
 async def test_a_refresh_that_comes_late_does_not_disturb_a_selection(visitor: Watched, receiver: Receiver) -> None:
-    page, is_asked, may_answer = visitor.page, asyncio.Event(), asyncio.Event()
+    page, has_begun, may_answer = visitor.page, asyncio.Event(), asyncio.Event()
 
     async def hold_refresh(route: Route) -> None:
         if "hx-request" in route.request.headers:
-            is_asked.set()
+            has_begun.set()
             await may_answer.wait()
         await route.continue_()
 
@@ -93,7 +93,7 @@ async def test_a_refresh_that_comes_late_does_not_disturb_a_selection(visitor: W
         await visitor.open("/console/tasks")
         await page.route("**/console/tasks", hold_refresh)
         await submit_task(client, label="second")
-    await is_asked.wait()
+    await has_begun.wait()
     box = page.get_by_role("checkbox", name=re.compile("^Select tsk"))
     async with page.expect_response(lambda answer: "hx-request" in answer.request.headers) as answering:
         await box.check()

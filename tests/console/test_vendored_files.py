@@ -18,9 +18,9 @@ def test_every_vendored_script_is_in_the_manifest_with_its_hash() -> None:
 
 
 def test_the_manifest_names_the_version_that_htmx_says() -> None:
-    said = re.findall(r'version="(\d+\.\d+\.\d+)"', (VENDOR / "htmx.min.js").read_text())
+    versions = re.findall(r'version="(\d+\.\d+\.\d+)"', (VENDOR / "htmx.min.js").read_text())
 
-    assert said == [MANIFEST["htmx.min.js"]["version"]]
+    assert versions == [MANIFEST["htmx.min.js"]["version"]]
 
 
 def test_no_static_file_or_template_names_another_host() -> None:

@@ -137,10 +137,10 @@ def test_a_service_with_a_fixed_host_receives_the_text(
     assert any(b"14 events wait." in body for body in service.bodies)
 
 
-def in_process(monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]) -> Any:
+def in_process(monkeypatch: pytest.MonkeyPatch, written: dict[str, Any]) -> Any:
     """Run the main function of Apprise's process here, where a base URL can be replaced; return its only answer."""
     stdout = io.StringIO()
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(json.dumps({"marker": "m", **asked}).encode())))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(json.dumps({"marker": "m", **written}).encode())))
     monkeypatch.setattr(sys, "stdout", stdout)
     assert apprise_child.main() == 0
     (line,) = [line for line in stdout.getvalue().splitlines() if line.startswith("m ")]

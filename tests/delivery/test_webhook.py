@@ -278,7 +278,7 @@ def test_retry_after_beside_another_status_is_not(status: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "asked"),
+    ("value", "expected"),
     [
         ("1", timedelta(seconds=1)),
         (" 30 ", timedelta(seconds=30)),
@@ -297,11 +297,11 @@ def test_retry_after_beside_another_status_is_not(status: int) -> None:
         ("٣", None),
     ],
 )
-def test_retry_after_is_read_in_both_forms_within_an_hour(value: str, asked: timedelta | None) -> None:
+def test_retry_after_is_read_in_both_forms_within_an_hour(value: str, expected: timedelta | None) -> None:
     outcome = outcome_for(429, retry_after=value)
 
     assert isinstance(outcome, Failed)
-    assert outcome.retry_after == asked
+    assert outcome.retry_after == expected
 
 
 # Addresses that are not dialled.

@@ -71,9 +71,9 @@ async def test_a_disk_that_does_not_respond_delays_one_thread_only(
     monkeypatch.setattr(folder_check, "writing_problem", wait_for_disk)
     check = FolderCheck(tmp_path)
 
-    said = [await check.problem() for _ in range(3)]
+    problems = [await check.problem() for _ in range(3)]
     respond.set()
 
     assert len(started) == 1
-    assert all("does not respond" in each for each in said)
+    assert all("does not respond" in each for each in problems)
     assert await check.problem() == ""

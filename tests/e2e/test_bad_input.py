@@ -39,7 +39,7 @@ async def test_each_kind_of_bad_request_gets_its_documented_answer(tmp_path: Pat
         path = url.removeprefix(receiver.public)
         limit = 64 * 1024
         padded = a_push_body("processing")[:-1] + b" " * (limit - len(a_push_body("processing"))) + b"}"
-        asked = [
+        requests = [
             ("POST", path, padded + b" ", {}, 413),
             ("POST", path, b"", {"content-length": "99999999999"}, 413),
             ("POST", path, b"[1]", {}, 400),
@@ -62,7 +62,7 @@ async def test_each_kind_of_bad_request_gets_its_documented_answer(tmp_path: Pat
             ("POST", path, padded, {}, 200),
         ]
 
-        for method, target, body, headers, status in asked:
+        for method, target, body, headers, status in requests:
             answer = await request_status(receiver, method, target, body, headers)
             assert answer == status, (method, target, body[:40], headers)
 
@@ -123,8 +123,8 @@ async def test_thousands_of_malformed_bodies_do_no_harm(tmp_path: Path, record_c
             assert receiver.log_entries("callback.failed") == []
             task = await submit_task(client)
             await wait_for_state(client, task["id"], "succeed")
-            told = receiver.rows("SELECT id FROM events WHERE task_id = ?", task["id"])
-            await wait_until(lambda: all(id_ in sink.received for (id_,) in told))
+            events = receiver.rows("SELECT id FROM events WHERE task_id = ?", task["id"])
+            await wait_until(lambda: all(id_ in sink.received for (id_,) in events))
             await wait_until(
                 lambda: receiver.rows("SELECT count(*) FROM deliveries WHERE status = 'pending'") == [(0,)]
             )

@@ -46,14 +46,14 @@ async def test_a_batch_of_50_finishes_once_through_kills(
             receiver.kill()
             await receiver.start()
 
-            told = [json.loads(body)["data"] for body in sink.bodies]
-            record_counts(events_under_an_id_of_their_own=len(sink.received), results=len(told[0]["tasks"]))
+            events = [json.loads(body)["data"] for body in sink.bodies]
+            record_counts(events_under_an_id_of_their_own=len(sink.received), results=len(events[0]["tasks"]))
             assert len(sink.received) == 1, "one event, under one webhook-id"
             assert len(ids) == SIZE
-            assert told[0]["batch"]["counts"] == {"succeed": SIZE}
-            assert {task["id"] for task in told[0]["tasks"]} == ids
-            assert all(task["result"]["images"] for task in told[0]["tasks"])
-            assert {json.dumps(each) for each in told} == {json.dumps(told[0])}
+            assert events[0]["batch"]["counts"] == {"succeed": SIZE}
+            assert {task["id"] for task in events[0]["tasks"]} == ids
+            assert all(task["result"]["images"] for task in events[0]["tasks"])
+            assert {json.dumps(each) for each in events} == {json.dumps(events[0])}
             assert receiver.rows("SELECT count(*) FROM events WHERE type = 'batch.finished'") == [(1,)]
             await wait_until(lambda: receiver.rows("SELECT status FROM deliveries") == [("delivered",)])
             assert len(sink.bodies) <= first + 1
@@ -70,11 +70,11 @@ async def submit_jobs(receiver: Receiver, numbers: Sequence[int]) -> list[str]:
 
 
 async def submit_until_accepted(receiver: Receiver, job: dict[str, Any]) -> str:
-    asked = {"endpoint": ENDPOINT, "body": JOB, "batch": {"name": "spring", "size": SIZE}, **job}
+    request = {"endpoint": ENDPOINT, "body": JOB, "batch": {"name": "spring", "size": SIZE}, **job}
     while True:
         with contextlib.suppress(httpx2.HTTPError):
             async with receiver.client() as client:
-                answer = await client.post("/api/tasks", json=asked)
+                answer = await client.post("/api/tasks", json=request)
             assert answer.status_code in (202, 503), answer.text
             if answer.status_code == 202:
                 return str(answer.json()["id"])

@@ -44,7 +44,7 @@ async def test_submit_waits_for_a_starting_service(tmp_path: Path) -> None:
 
 
 async def test_a_follower_gets_each_event_once_through_kills(tmp_path: Path) -> None:
-    heard: list[str] = []
+    received: list[str] = []
     async with (
         a_kling() as kling,
         a_receiver(tmp_path, a_config(kling.url, more=POLL)) as receiver,
@@ -53,7 +53,7 @@ async def test_a_follower_gets_each_event_once_through_kills(tmp_path: Path) -> 
 
         async def listen() -> None:
             async for event in client.events():
-                heard.append(event.id)  # noqa: PERF401 -- read while the loop runs
+                received.append(event.id)  # noqa: PERF401 -- read while the loop runs
 
         listening = asyncio.create_task(listen())
         for _ in range(2):
@@ -63,10 +63,10 @@ async def test_a_follower_gets_each_event_once_through_kills(tmp_path: Path) -> 
             for task in tasks:
                 assert (await client.wait(task.id, timeout=60)).succeeded
         happened = {event.id for event in (await client.list_events(limit=500)).items}
-        await wait_until(lambda: len(heard) >= len(happened))
+        await wait_until(lambda: len(received) >= len(happened))
         listening.cancel()
 
-    assert sorted(heard) == sorted(happened)
+    assert sorted(received) == sorted(happened)
     assert len(happened) >= 10
 
 

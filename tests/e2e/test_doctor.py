@@ -168,12 +168,12 @@ async def test_a_proxy_that_breaks_callbacks_is_named(
     async with a_proxy(receiver, handle) as url:
         report = await examine(receiver, public=url)
 
-    status, said, advice = report.says("public.probe")
+    status, text, advice = report.says("public.probe")
     assert status == "failed"
-    assert message in said
+    assert message in text
     assert remedy in advice
     assert "kling-receiver expose nginx" in advice
-    assert "/callbacks/" not in said
+    assert "/callbacks/" not in text
     assert report.code == 1
 
 

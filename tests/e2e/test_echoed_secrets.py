@@ -126,29 +126,29 @@ script = {{ command = ["/bin/sh", "-c", "env; exit 3"], env = {{ KEY = "env:SCRI
 
 @pytest.mark.timeout(300)
 async def test_an_echoed_secret_is_neither_kept_nor_shown(tmp_path: Path) -> None:
-    kling, said = EchoingKling(), Outputs(secrets={**SECRETS, "query": QUERY_KEY, "header": PLAIN_HEADER})
-    said.secrets["path"] = HIDDEN_PATH
+    kling, outputs = EchoingKling(), Outputs(secrets={**SECRETS, "query": QUERY_KEY, "header": PLAIN_HEADER})
+    outputs.secrets["path"] = HIDDEN_PATH
     sink = Starlette(routes=[Route("/{path:path}", echo_request, methods=["POST"])])
     async with an_asgi_server(kling.app()) as kling_url, an_asgi_server(sink) as sink_url:
         config = a_config(kling_url, sink_url)
         async with a_receiver(tmp_path, config, environ=SECRETS) as receiver:
             (receiver.folder / "var" / "admin-token").write_text(SECRETS["ADMIN_TOKEN"])
-            tasks = await exchange_echoes(receiver, kling, sink_url, said)
+            tasks = await exchange_echoes(receiver, kling, sink_url, outputs)
             await wait_until(lambda: attempts_of(receiver) >= 12)
-            said.secrets |= {
+            outputs.secrets |= {
                 f"callback token {number}": urlsplit(url).path.rpartition("/")[2]
                 for number, url in enumerate(kling.callback_urls)
             }
-            await read_everything(receiver, tasks, said)
+            await read_everything(receiver, tasks, outputs)
             assert await receiver.stop() == 0
-            said.texts["log"] = receiver.log()
-            said.texts["store"] = dump_store(receiver)
+            outputs.texts["log"] = receiver.log()
+            outputs.texts["store"] = dump_store(receiver)
             for file in sorted((receiver.folder / "var").glob("receiver.db*")):
-                said.texts[file.name] = file.read_bytes().decode("latin-1")
+                outputs.texts[file.name] = file.read_bytes().decode("latin-1")
 
-    echoed = [text for where, text in said.texts.items() if "'deliveries', 'show'" in where]
+    echoed = [text for where, text in outputs.texts.items() if "'deliveries', 'show'" in where]
     assert any("x-api-key: ***" in text for text in echoed), "the destinations' answers were kept"
-    assert said.leaks(ignore=is_documented) == []
+    assert outputs.leaks(ignore=is_documented) == []
 
 
 def is_documented(where: str, name: str) -> bool:
@@ -156,17 +156,17 @@ def is_documented(where: str, name: str) -> bool:
     return name.startswith("client") and (where == "store" or where.startswith("receiver.db"))
 
 
-async def exchange_echoes(receiver: Receiver, kling: EchoingKling, sink_url: str, said: Outputs) -> list[str]:
+async def exchange_echoes(receiver: Receiver, kling: EchoingKling, sink_url: str, outputs: Outputs) -> list[str]:
     """Let every party echo: creates, refusals, polls, callbacks and deliveries. Return the tasks."""
-    said.secrets["client"] = CLIENTS_KEY
+    outputs.secrets["client"] = CLIENTS_KEY
     async with receiver.client() as client:
         done = await submit_task(client, body=JOB | {"prompt": "done"})
         refused = await client.post("/api/tasks", json={"endpoint": ENDPOINT, "body": JOB | {"prompt": "refused"}})
-        said.texts["refused"] = refused.text
+        outputs.texts["refused"] = refused.text
         theirs = f"{sink_url}/500/theirs?key={CLIENTS_KEY}"
         for prompt in ("done", "refused"):
             answer = await client.post(f"/kling/v1/{ENDPOINT}", json=JOB | {"prompt": prompt, "callback_url": theirs})
-            said.texts[f"gateway, {prompt}"] = f"{answer.headers}{answer.text}"
+            outputs.texts[f"gateway, {prompt}"] = f"{answer.headers}{answer.text}"
         minted, url = await create_callback_url(client)
         await wait_until(lambda: len(kling.callback_urls) == 4)
         kling.callback_urls.append(url)
@@ -183,19 +183,19 @@ def attempts_of(receiver: Receiver) -> int:
     return int(count)
 
 
-async def read_everything(receiver: Receiver, tasks: list[str], said: Outputs) -> None:
+async def read_everything(receiver: Receiver, tasks: list[str], outputs: Outputs) -> None:
     """Run every command and read every path that shows what was kept."""
     deliveries = [str(row[0]) for row in receiver.rows("SELECT id FROM deliveries")]
     events = [str(row[0]) for row in receiver.rows("SELECT id FROM events")]
     for task in tasks:
         for command in ("tasks show", "explain"):
-            said.record(await receiver.run_cli_async(*command.split(), task))
+            outputs.record(await receiver.run_cli_async(*command.split(), task))
     for delivery in deliveries[:8]:
-        said.record(await receiver.run_cli_async("deliveries", "show", delivery))
+        outputs.record(await receiver.run_cli_async("deliveries", "show", delivery))
     paths = [f"/api/tasks/{task}{more}" for task in tasks for more in ("", "/explain")]
     paths += [f"/api/deliveries/{delivery}" for delivery in deliveries] + [f"/api/events/{event}" for event in events]
     async with receiver.client() as client:
         for path in [*paths, "/api/tasks", "/api/events", "/api/deliveries", "/api/routes", "/metrics"]:
-            said.texts[f"GET {path}"] = (await client.get(path)).text
+            outputs.texts[f"GET {path}"] = (await client.get(path)).text
         for route in ("answers-200", "answers-500", "script"):
-            said.texts[f"test of {route}"] = (await client.post(f"/api/routes/{route}/test")).text
+            outputs.texts[f"test of {route}"] = (await client.post(f"/api/routes/{route}/test")).text

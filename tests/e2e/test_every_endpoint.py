@@ -171,11 +171,11 @@ def test_each_endpoint_delivers_its_results(results: Results, way: str, path: st
 
 @pytest.mark.parametrize("path", BY_GATEWAY)
 def test_a_gateway_client_can_query_and_list_its_task(results: Results, path: str) -> None:
-    told, name = results.gateway_answers[path], name_of("gateway", path)
+    answer, name = results.gateway_answers[path], name_of("gateway", path)
 
     task = results.events[name]["data"]["task"]
-    assert (told["one"].get("task_id") or told["one"].get("id")) == task["kling_id"]
-    assert name in told["some"]
+    assert (answer["one"].get("task_id") or answer["one"].get("id")) == task["kling_id"]
+    assert name in answer["some"]
 
 
 def test_each_task_is_created_and_reported_once(results: Results) -> None:

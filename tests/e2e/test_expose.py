@@ -67,11 +67,11 @@ COMMANDS: dict[str, Callable[[Path, str, int], list[str]]] = {"nginx": an_nginx,
 @asynccontextmanager
 async def a_proxy(kind: str, folder: Path, receiver: Receiver, port: int) -> AsyncIterator[Path]:
     """Run the proxy with the output of `expose`. Yield the folder of its logs."""
-    said = await receiver.run_cli_async("expose", kind)
-    assert said.returncode == 0, said.stderr
+    ended = await receiver.run_cli_async("expose", kind)
+    assert ended.returncode == 0, ended.stderr
     with (folder / "output.log").open("wb") as log:
         process = subprocess.Popen(
-            COMMANDS[kind](folder, said.stdout, port),
+            COMMANDS[kind](folder, ended.stdout, port),
             env={"PATH": os.environ["PATH"] + ":/usr/sbin", "HOME": str(folder), "XDG_DATA_HOME": str(folder)},
             cwd=folder,
             stdin=subprocess.DEVNULL,
@@ -162,15 +162,15 @@ def test_nginx_accepts_the_https_settings(tmp_path: Path) -> None:
     made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=hooks.example.com"]
     subprocess.run([*made, "-out", files[0], "-keyout", files[1]], check=True, capture_output=True)
 
-    said = receiver.run_cli(
+    ended = receiver.run_cli(
         "expose", "--host", "hooks.example.com/kling", "--certificate", files[0], "--certificate-key", files[1]
     )
-    command = an_nginx(tmp_path, said.stdout.replace("listen 443", f"listen 127.0.0.1:{free_port()}"), 443)
+    command = an_nginx(tmp_path, ended.stdout.replace("listen 443", f"listen 127.0.0.1:{free_port()}"), 443)
     tested = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False)
 
     assert tested.returncode == 0, tested.stderr
     assert "warn" not in tested.stderr
-    assert 'url = "https://hooks.example.com/kling"' in said.stderr
-    assert 'proxies = ["127.0.0.1"]' in said.stderr
-    assert "location ^~ /kling/callbacks/" in said.stdout
-    assert f"proxy_pass {receiver.public}/callbacks/;" in said.stdout
+    assert 'url = "https://hooks.example.com/kling"' in ended.stderr
+    assert 'proxies = ["127.0.0.1"]' in ended.stderr
+    assert "location ^~ /kling/callbacks/" in ended.stdout
+    assert f"proxy_pass {receiver.public}/callbacks/;" in ended.stdout

@@ -49,11 +49,11 @@ async def test_a_create_reaches_kling_unchanged_except_for_its_callback_url(tmp_
         (request,), (body,) = server.requests, server.bodies
         assert request.url.path == CREATE
         assert request.headers["authorization"] == f"Bearer {KEY}"
-        sent, asked = json.loads(body), json.loads(SEED)
+        sent, printed = json.loads(body), json.loads(SEED)
         assert sent.pop("callback_url").startswith(f"{receiver.public}/callbacks/")
         assert sent.pop("external_task_id") == task["id"]
-        assert asked.pop("callback_url") == "http://gxdf.an/mgjptue"
-        assert sent == asked
+        assert printed.pop("callback_url") == "http://gxdf.an/mgjptue"
+        assert sent == printed
         untouched = SEED.removesuffix(',"callback_url":"http://gxdf.an/mgjptue"}')
         assert body.decode().startswith(untouched)
         assert task["kling_id"] == "8672"
@@ -82,7 +82,7 @@ async def test_klings_refusal_is_passed_back_unchanged(tmp_path: Path) -> None:
 
 async def test_all_other_calls_pass_through(tmp_path: Path) -> None:
     async with a_recording_server() as (server, url), a_receiver(tmp_path, a_config(f"{url}/kling/")) as receiver:
-        asked = [
+        requests = [
             ("GET", "/kling/v1/images/multi-image2image/8672"),
             ("GET", "/kling/v1/images/multi-image2image?pageNum=2&pageSize=500"),
             ("GET", "/kling/account/costs?start_time=1&end_time=2&resource_pack_name=%E4%B8%AD"),
@@ -91,17 +91,17 @@ async def test_all_other_calls_pass_through(tmp_path: Path) -> None:
         ]
 
         async with receiver.client() as client:
-            for number, (method, path) in enumerate(asked):
-                said = b'{ "code":0 , "data":[ %d ]}' % number
-                server.answer = respond_with(200, said)
+            for number, (method, path) in enumerate(requests):
+                body_sent = b'{ "code":0 , "data":[ %d ]}' % number
+                server.answer = respond_with(200, body_sent)
                 content = b'{ "text" : "hi" }' if method == "POST" else None
                 answer = await client.request(method, path, content=content)
-                assert (answer.status_code, answer.content) == (200, said)
-            strangers = await client.get(asked[0][1], headers={"authorization": f"Bearer {KEY}"})
+                assert (answer.status_code, answer.content) == (200, body_sent)
+            strangers = await client.get(requests[0][1], headers={"authorization": f"Bearer {KEY}"})
 
         seen = [(request.method, f"{request.scope['raw_path'].decode()}?{request.url.query}".rstrip("?"))
                 for request in server.requests]  # fmt: skip
-        assert seen == asked
+        assert seen == requests
         assert server.bodies[3] == b'{ "text" : "hi" }'
         assert {request.headers["authorization"] for request in server.requests} == {f"Bearer {KEY}"}
         assert receiver.rows("SELECT count(*) FROM tasks") == [(0,)]
@@ -135,15 +135,15 @@ async def test_a_clients_callback_url_gets_each_push_byte_for_byte(tmp_path: Pat
 
 
 async def test_a_clients_callback_url_gets_poll_answers_without_a_public_url(tmp_path: Path) -> None:
-    told = [
+    statuses = [
         b'{"task_id" : "8672","task_status":"processing", "task_status_msg":"","task_info":{}}',
         b'{"task_id" : "8672","task_status":"succeed",  "task_result":{"images":[ {"index":0,"url":"https://c.example/0.png"}]}}',
     ]
-    polled = iter([told[0], *[told[1]] * 9])
+    polled = iter([statuses[0], *[statuses[1]] * 9])
 
     def answer(request: Request) -> Response:
-        said = b'{"code":0, "message":"SUCCEED" , "request_id":"r","data": %b }'
-        return Response(CREATED if request.method == "POST" else said % next(polled))
+        body_sent = b'{"code":0, "message":"SUCCEED" , "request_id":"r","data": %b }'
+        return Response(CREATED if request.method == "POST" else body_sent % next(polled))
 
     polling = '[poll]\nafter = "30ms"\nevery = "30ms"\n'
     async with a_recording_server() as (server, url), a_sink(check_signatures=False) as theirs:
@@ -155,7 +155,7 @@ async def test_a_clients_callback_url_gets_poll_answers_without_a_public_url(tmp
 
             await wait_until(lambda: len(theirs.bodies) == 2)
 
-            assert theirs.bodies == told
+            assert theirs.bodies == statuses
             assert "callback_url" not in json.loads(server.bodies[0])
 
 

@@ -104,13 +104,18 @@ async def test_a_program_gets_arguments_variables_and_the_event(tmp_path: Path) 
         task = await client.wait((await client.submit(ENDPOINT, JOB)).id)
         await wait_until(lambda: len(listen.lines) == 1)
         assert await listen.stop(signal.SIGTERM) == 130
-        told = json.loads(listen.lines[0])
-        body = await client.event_body(told["event_id"])
+        printed = json.loads(listen.lines[0])
+        body = await client.event_body(printed["event_id"])
 
     environ = dict(line.split("=", 1) for line in (tmp_path / "got.env").read_text().splitlines() if "=" in line)
-    assert (told["type"], told["to"], told["outcome"], told["code"]) == ("task.succeed", "script", "accepted", 0)
+    assert (printed["type"], printed["to"], printed["outcome"], printed["code"]) == (
+        "task.succeed",
+        "script",
+        "accepted",
+        0,
+    )
     assert "1 event, 1 accepted, 0 failed." in listen.err.read_text()
-    assert told["excerpt"] == "took --not-ours a b\n"
+    assert printed["excerpt"] == "took --not-ours a b\n"
     assert (tmp_path / "got.json").read_bytes() == body
     assert environ["KLING_RECEIVER_TASK"] == task.id
     assert environ["KLING_TASK_ID"] == task.kling_id
@@ -136,10 +141,10 @@ async def test_a_closed_output_pipe_does_not_change_the_count(tmp_path: Path) ->
         assert process.stdout is not None
         process.stdout.close()
         process.stdout = None
-        _, said = await asyncio.to_thread(process.communicate, timeout=30)
+        _, errors = await asyncio.to_thread(process.communicate, timeout=30)
 
     assert process.returncode == 0
-    assert b"\n1 event, 1 accepted, 0 failed." in said
+    assert b"\n1 event, 1 accepted, 0 failed." in errors
 
 
 async def test_listening_to_a_remote_receiver_uses_a_temporary_secret(tmp_path: Path) -> None:
@@ -160,14 +165,14 @@ async def test_listening_to_a_remote_receiver_uses_a_temporary_secret(tmp_path: 
         ) as listen:
             await wait_until(lambda: len(listen.lines) == 1)
             await listen.stop()
-        said = listen.err.read_text()
+        errors = listen.err.read_text()
 
-    (made,) = re.findall(r"whsec_\S+(?=,)", said)
+    (made,) = re.findall(r"whsec_\S+(?=,)", errors)
     assert json.loads(sink.bodies[0])["data"]["task"]["id"] == ads.id
     Webhook(made).verify(sink.bodies[0], sink.headers[0])
     assert "webhook\tfailed (500)" in listen.lines[0]
-    assert "1 event, 0 accepted, 1 failed. Resume with --since evt_" in said
-    assert receiver.token not in said + listen.lines[0]
+    assert "1 event, 0 accepted, 1 failed. Resume with --since evt_" in errors
+    assert receiver.token not in errors + listen.lines[0]
 
 
 async def test_without_a_destination_events_are_printed(tmp_path: Path) -> None:

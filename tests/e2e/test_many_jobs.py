@@ -53,10 +53,10 @@ async def test_each_job_of_a_file_is_created_once_through_kills(tmp_path: Path) 
                 await wait_until(partial(has_made, simulator, count), seconds=60)
                 receiver.kill()
                 await receiver.start()
-            told, noted = await asyncio.wait_for(command.communicate(), 90)
+            output, noted = await asyncio.wait_for(command.communicate(), 90)
 
             assert command.returncode == 1, noted.decode()
-            tasks = [json.loads(line) for line in told.splitlines()]
+            tasks = [json.loads(line) for line in output.splitlines()]
             assert len({task["id"] for task in tasks}) == JOBS
             made = Counter(task["external_task_id"] for task in simulator.state()["tasks"])
             assert made == Counter(task["id"] for task in tasks)
@@ -96,8 +96,8 @@ async def test_queued_jobs_of_a_file_stay_cancelled_through_a_kill(tmp_path: Pat
             assert {task["state"] for task in json.loads(done.stdout)["items"]} == {"cancelled"}
             receiver.kill()
             await receiver.start()
-            told = "SELECT count(*), min(reason) FROM actions WHERE verb = 'task.cancelled'"
-            assert receiver.rows(told) == [(JOBS - SLOTS, "a typo")]
+            cancelled = "SELECT count(*), min(reason) FROM actions WHERE verb = 'task.cancelled'"
+            assert receiver.rows(cancelled) == [(JOBS - SLOTS, "a typo")]
             counts = "SELECT state = 'rejected', count(*) FROM tasks GROUP BY 1 ORDER BY 1"
             assert receiver.rows(counts) == [(0, SLOTS), (1, JOBS - SLOTS)]
             assert simulator.counts["created"] == SLOTS

@@ -130,10 +130,10 @@ async def _interrupt(config: Path, *argv: str, after: int, kling: Simulator) -> 
     )  # fmt: skip
     assert process.stderr is not None
     await wait_until(lambda: kling.counts["created"] >= after)
-    said = b""
-    while b"3 of 3 jobs submitted." not in said and b"  submitted" not in said:
-        said += await asyncio.wait_for(process.stderr.readline(), 20)
+    errors = b""
+    while b"3 of 3 jobs submitted." not in errors and b"  submitted" not in errors:
+        errors += await asyncio.wait_for(process.stderr.readline(), 20)
     process.send_signal(signal.SIGINT)
     _, rest = await asyncio.wait_for(process.communicate(), 20)
     assert process.returncode == 130
-    return (said + rest).decode()
+    return (errors + rest).decode()

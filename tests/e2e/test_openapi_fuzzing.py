@@ -56,9 +56,9 @@ async def test_made_up_requests_are_answered_as_the_document_says(tmp_path: Path
             config = config.replace(name, value)
         (tmp_path / "schemathesis.toml").write_text(config)
 
-        said = await asyncio.to_thread(fuzz, receiver.admin, receiver.token, tmp_path)
+        report = await asyncio.to_thread(fuzz, receiver.admin, receiver.token, tmp_path)
 
-        assert said.returncode == 0, said.stdout[-20_000:]
+        assert report.returncode == 0, report.stdout[-20_000:]
         assert (await client.get("/readyz")).status_code == 200
 
 

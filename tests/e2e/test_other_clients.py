@@ -151,18 +151,18 @@ async def test_kling_api_from_npm(tmp_path: Path) -> None:
     ):
         given = {"BASE_URL": f"{url}/kling", "CALLBACK": f"{service.url}/wait?s=a%2Fb"}
 
-        said = await run(["node", str(program)], receiver, tmp_path, IMAGE="https://example.com/a.png", **given)
+        printed = await run(["node", str(program)], receiver, tmp_path, IMAGE="https://example.com/a.png", **given)
 
-        await check_ends(receiver, said["ends"])
+        await check_ends(receiver, printed["ends"])
         await wait_until(lambda: service.requests == ["/wait?s=a%2Fb"])
-        assert service.output("/wait?s=a%2Fb")["task_id"] == said["ends"]["multi"]["id"]
-        assert said["healthy"]
-        assert (said["refused"]["status"], said["refused"]["code"]) == (400, 1301)
-        assert said["unknown"]["status"] == 404
-        assert (said["denied"]["status"], said["denied"]["code"]) == (401, 1000)
-        assert "admin token as the secret key" in said["denied"]["message"]
+        assert service.output("/wait?s=a%2Fb")["task_id"] == printed["ends"]["multi"]["id"]
+        assert printed["healthy"]
+        assert (printed["refused"]["status"], printed["refused"]["code"]) == (400, 1301)
+        assert printed["unknown"]["status"] == 404
+        assert (printed["denied"]["status"], printed["denied"]["code"]) == (401, 1000)
+        assert "admin token as the secret key" in printed["denied"]["message"]
         assert receiver.log_entries("create.repeated")  # the client sent the create again whose answer was lost
-        assert kling.counts["created"] == len(said["ends"])
+        assert kling.counts["created"] == len(printed["ends"])
 
 
 async def test_klingai_api_from_pypi(tmp_path: Path) -> None:
@@ -172,9 +172,9 @@ async def test_klingai_api_from_pypi(tmp_path: Path) -> None:
     async with a_gateway(tmp_path) as (receiver, kling), a_tls_front(receiver.admin, prefix="/kling") as url:
         given = {"BASE_URL": url, "PYTHONPATH": str(packages)}
 
-        said = await run([sys.executable, "-c", PYPI_PROGRAM], receiver, tmp_path,
+        printed = await run([sys.executable, "-c", PYPI_PROGRAM], receiver, tmp_path,
                          IMAGE="https://example.com/a.png", **given)  # fmt: skip
 
-        await check_ends(receiver, said["ends"])
-        assert said["listed"] == 1
+        await check_ends(receiver, printed["ends"])
+        assert printed["listed"] == 1
         assert kling.counts["created"] == 2

@@ -94,8 +94,8 @@ def packages(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def system_version() -> tuple[int, ...]:
-    said = subprocess.run([str(SYSTEM_PYTHON), "--version"], capture_output=True, text=True, check=True).stdout
-    return tuple(int(part) for part in said.split()[1].split(".")[:2])
+    version = subprocess.run([str(SYSTEM_PYTHON), "--version"], capture_output=True, text=True, check=True).stdout
+    return tuple(int(part) for part in version.split()[1].split(".")[:2])
 
 
 def raise_version(package: Path, newer: Path) -> None:
@@ -142,9 +142,9 @@ class Machine:
 
     def calls(self) -> list[str]:
         """Return the recorded calls since the last time."""
-        said = self.record.read_text().splitlines() if self.record.exists() else []
+        calls = self.record.read_text().splitlines() if self.record.exists() else []
         self.record.write_text("")
-        return said
+        return calls
 
 
 @pytest.fixture
@@ -156,9 +156,9 @@ def test_the_package_is_installed_upgraded_and_removed(packages: Path, machine: 
     first, second = sorted(packages.glob("*.deb"), key=lambda each: "0.1.1" in each.name)
     config = machine.root / "etc/kling-receiver/config.toml"
 
-    said = machine.dpkg("--install", str(first))
+    output = machine.dpkg("--install", str(first))
     assert machine.calls() == [f"systemd-sysusers --root={machine.root} kling-receiver.conf", "systemctl daemon-reload"]
-    assert "nothing was started" in said
+    assert "nothing was started" in output
     check_installed_program(machine.root, config, tmp_path)
 
     config.write_text(config.read_text() + "\n[poll]\nevery = '9m'\n")
@@ -196,16 +196,16 @@ def check_installed_program(root: Path, config: Path, home: Path) -> None:
     assert not names & {"pytest", "hatchling", "mypy", "nfpm"}
 
 
-@pytest.mark.parametrize("asked", [True, False], ids=["asked", "not asked"])
-def test_a_purge_removes_the_store_only_when_asked(tmp_path: Path, asked: bool) -> None:
+@pytest.mark.parametrize("purges", [True, False], ids=["purges", "not asked"])
+def test_a_purge_removes_the_store_only_when_asked(tmp_path: Path, purges: bool) -> None:
     state, settings = tmp_path / "var/lib/kling-receiver", tmp_path / "etc/kling-receiver"
     state.mkdir(parents=True)
     settings.mkdir(parents=True)
     (state / "receiver.db").write_text("the store")
-    if asked:
+    if purges:
         (settings / "remove-state").touch()
 
-    said = subprocess.run(
+    ended = subprocess.run(
         ["/bin/sh", str(ROOT / "systemd/package/postrm"), "purge"],
         env={"PATH": "/usr/bin:/bin", "DPKG_ROOT": str(tmp_path)},
         capture_output=True,
@@ -213,6 +213,6 @@ def test_a_purge_removes_the_store_only_when_asked(tmp_path: Path, asked: bool) 
         check=True,
     )
 
-    assert state.exists() is not asked
-    assert ("are kept" in said.stdout) is not asked
+    assert state.exists() is not purges
+    assert ("are kept" in ended.stdout) is not purges
     assert not settings.exists()

@@ -30,9 +30,9 @@ async def test_tasks_are_polled_without_a_public_url(tmp_path: Path) -> None:
             assert (await wait_for_state(client, bad["id"], "failed"))["message"] == "no cats"
 
             await wait_until(lambda: len(sink.bodies) == 2)
-            said = {data["status"]: data for data in (json.loads(body)["data"] for body in sink.bodies)}
-            assert {data["source"] for data in said.values()} == {"poll"}
-            assert said["succeed"]["kling"]["task_id"] == said["succeed"]["task"]["kling_id"]
+            by_status = {data["status"]: data for data in (json.loads(body)["data"] for body in sink.bodies)}
+            assert {data["source"] for data in by_status.values()} == {"poll"}
+            assert by_status["succeed"]["kling"]["task_id"] == by_status["succeed"]["task"]["kling_id"]
             assert "callback_url" not in json.dumps([create["body"] for create in kling.state()["creates"]])
             assert kling.state()["counts"]["callbacks"] == 0
 
@@ -92,5 +92,5 @@ async def test_a_stuck_task_raises_one_alert_and_its_late_end_counts(tmp_path: P
 
             await wait_until(lambda: "task.succeed" in sink.types)
 
-            told = [kind for kind in sink.types if kind not in ("task.submitted", "task.processing")]
-            assert sorted(told) == ["alert.task_stuck", "task.expired", "task.succeed"]
+            ends = [kind for kind in sink.types if kind not in ("task.submitted", "task.processing")]
+            assert sorted(ends) == ["alert.task_stuck", "task.expired", "task.succeed"]

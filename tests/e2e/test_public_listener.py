@@ -90,7 +90,7 @@ async def test_pipelined_requests_do_not_stop_a_good_callback(tmp_path: Path) ->
 
         assert [answer.status for answer in answers] == [200] * 5
         assert await receiver.stop() == 0
-        assert sum(said["requests"] for said in receiver.log_entries("listener.closed")) < 500
+        assert sum(entry["requests"] for entry in receiver.log_entries("listener.closed")) < 500
 
 
 async def test_trailers_are_refused_and_never_processed(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ async def test_only_a_configured_proxy_can_set_the_client_address(tmp_path: Path
         direct = await guess_from("127.0.0.9", "203.0.113.9, 198.51.100.7", "hooks.example.com")
 
         assert (proxied.status, direct.status) == (404, 404)
-        assert [said["peer"] for said in receiver.log_entries("callback.refused")] == ["198.51.100.7", "127.0.0.9"]
+        assert [entry["peer"] for entry in receiver.log_entries("callback.refused")] == ["198.51.100.7", "127.0.0.9"]
 
 
 async def test_refused_requests_leave_no_token_in_the_log(tmp_path: Path) -> None:

@@ -82,11 +82,11 @@ def signed(event_id: str, body: str) -> dict[str, str]:
 
 
 async def test_the_consumer_accepts_events_without_a_task_and_deduplicates(tmp_path: Path) -> None:
-    told = [
+    printed = [
         {"type": "batch.finished", "data": {"event_id": "evt_batch", "message": "Batch spring is finished."}},
         {"type": "alert.route_held", "data": {"event_id": "evt_alert", "message": "Route app is held."}},
     ]
-    batch, alert = (json.dumps(event) for event in told)
+    batch, alert = (json.dumps(event) for event in printed)
     sent = [("evt_batch", batch), ("evt_alert", "{}"), ("evt_alert", alert), ("evt_alert", alert)]
     async with run_consumer(tmp_path) as (port, output), plain_http() as http:
         url = f"http://127.0.0.1:{port}/hooks/kling"

@@ -82,9 +82,9 @@ async def test_the_commands_and_the_client_say_the_reason(refused: Refused) -> N
         task = await client.submit(ENDPOINT, JOB)
 
     assert (plain.returncode, as_json.returncode, waited.returncode) == (1, 1, 1)
-    said = f"was rejected: Kling refused (HTTP 400, code 1201): {REASON}."
-    assert said in plain.stderr
-    assert said in waited.stderr
+    message = f"was rejected: Kling refused (HTTP 400, code 1201): {REASON}."
+    assert message in plain.stderr
+    assert message in waited.stderr
     assert json.loads(as_json.stdout)["state"] == "rejected"
     assert REASON in json.loads(as_json.stdout)["message"]
     assert (task.state, task.is_finished) == ("rejected", True)

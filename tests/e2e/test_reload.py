@@ -44,8 +44,8 @@ async def reload(receiver: Receiver, config: str) -> dict[str, Any]:
     async with receiver.client() as client:
         answer = await client.post("/api/config/reload")
     assert answer.status_code == 200, answer.text
-    told: dict[str, Any] = answer.json()
-    return told
+    changes: dict[str, Any] = answer.json()
+    return changes
 
 
 async def push_success(receiver: Receiver, number: int = 1) -> str:
@@ -88,7 +88,7 @@ async def test_reloads_under_load_refuse_lose_and_repeat_nothing(tmp_path: Path,
                 receiver.configure(variants[number % len(variants)])
                 await send_reload(receiver, by_signal=number % 3 == 0)
             await load.wait_for_acknowledged(60)
-            told = await reload(receiver, variants[2])
+            changes = await reload(receiver, variants[2])
             stop.set()
             await calling
             await wait_until_delivered(receiver)
@@ -107,7 +107,7 @@ async def test_reloads_under_load_refuse_lose_and_repeat_nothing(tmp_path: Path,
         sent_twice=report.duplicates_within_run + sum(len(each) - 1 for each in other.received.values()),
         answers=load.statuses,
     )
-    assert told["needs_restart"] == []
+    assert changes["needs_restart"] == []
     assert (load.refused_connections, load.failed_requests, set(load.statuses)) == (0, 0, {200, 201})
     assert (report.lost, report.undelivered, report.unknown) == (0, 0, 0)
     assert (report.duplicates_within_run, report.redeliveries.total()) == (0, 0)
@@ -231,9 +231,9 @@ async def test_settings_that_need_a_restart_are_named_and_not_changed(tmp_path: 
     assert "retention.bodies: 30d -> 120h" in reloaded.stdout
     assert f"  public.listen: {old} -> 127.0.0.1:1" in reloaded.stdout
     assert "  store.url: " in reloaded.stdout
-    told = json.loads(again.stdout)
-    assert (told["applied"], told["changed"]) == (False, [])
-    assert [each["key"] for each in told["needs_restart"]] == ["public.listen", "store.url"]
+    printed = json.loads(again.stdout)
+    assert (printed["applied"], printed["changed"]) == (False, [])
+    assert [each["key"] for each in printed["needs_restart"]] == ["public.listen", "store.url"]
     assert health.status == 200
 
 
@@ -245,7 +245,7 @@ async def test_a_reload_reads_a_file_only_when_it_is_complete(tmp_path: Path) ->
         truncated = asyncio.create_task(receiver.run_cli_async("config", "diff", "--json", *address(receiver)))
         await asyncio.sleep(0.1)
         receiver.config_path.write_text(config)
-        told = json.loads((await truncated).stdout)
+        printed = json.loads((await truncated).stdout)
         receiver.config_path.unlink()  # as an editor that moves the file away and writes a new one
         moved = asyncio.create_task(receiver.run_cli_async("config", "reload", "--json", *address(receiver)))
         await asyncio.sleep(0.1)
@@ -254,7 +254,7 @@ async def test_a_reload_reads_a_file_only_when_it_is_complete(tmp_path: Path) ->
         new.rename(receiver.config_path)
         reloaded = json.loads((await moved).stdout)
 
-    assert (told["routes_removed"], told["changed"]) == ([], [])
+    assert (printed["routes_removed"], printed["changed"]) == ([], [])
     assert [each["key"] for each in reloaded["changed"]] == ["poll.every"]
     assert reloaded["routes_removed"] == []
 

@@ -63,12 +63,12 @@ async def test_a_replay_and_its_command_continue_after_a_kill(tmp_path: Path) ->
         assert not (tmp_path / "published").exists()
 
         argv = ("replay", "--route", "publish", "--status", "dead", "--pace", "4/s", "--why", "mended", "--json")
-        asked = asyncio.create_task(asyncio.to_thread(receiver.run_cli, *argv))
+        running = asyncio.create_task(asyncio.to_thread(receiver.run_cli, *argv))
         await wait_until(lambda: len(published_events(tmp_path)) >= 3)
         receiver.kill()
         assert len(set(published_events(tmp_path))) < 12
         await receiver.start()
-        command = await asked
+        command = await running
 
         assert command.returncode == 0, command.stderr
         replay = json.loads(command.stdout)

@@ -77,8 +77,10 @@ async def test_an_emptied_store_is_refused(tmp_path: Path) -> None:
         ]
 
         assert (code, [each.returncode for each in done]) == (1, [1, 1, 1, 1])
-        for said in (receiver.log().splitlines()[-1], *(each.stdout + each.stderr for each in done)):
-            assert re.search("is empty, but its write-ahead log .* contains acknowledged data.* restore a backup", said)
+        for output in (receiver.log().splitlines()[-1], *(each.stdout + each.stderr for each in done)):
+            assert re.search(
+                "is empty, but its write-ahead log .* contains acknowledged data.* restore a backup", output
+            )
         assert (store.read_bytes(), log.read_bytes()) == (b"", before)
         assert not (tmp_path / "b.db").exists()
         store.write_bytes(whole)
@@ -102,7 +104,7 @@ async def test_a_newer_store_is_refused_and_unchanged(tmp_path: Path) -> None:
         checked = await receiver.run_cli_async("db", "check")
 
         sentence = r"The store has schema version 9999, newer than this program's \d+\. Install the version that"
-        for said in (receiver.log().splitlines()[-1], migrated.stderr, checked.stdout):
-            assert re.search(sentence, said)
+        for output in (receiver.log().splitlines()[-1], migrated.stderr, checked.stdout):
+            assert re.search(sentence, output)
         assert (code, migrated.returncode, checked.returncode) == (1, 1, 1)
         assert store.read_bytes() == before

@@ -104,9 +104,9 @@ async def test_event_and_variables_arrive_and_the_output_returns(tmp_path: Path)
         outcome = await send_by_relay(path)
 
     assert isinstance(outcome, Accepted)
-    event, said = outcome.excerpt.splitlines()
+    event, line = outcome.excerpt.splitlines()
     assert json.loads(event)["data"]["event_id"] == "evt_1"
-    assert said == b"--fast evt_1 3 []"
+    assert line == b"--fast evt_1 3 []"
 
 
 async def test_only_kling_variables_are_passed(tmp_path: Path) -> None:
@@ -114,10 +114,10 @@ async def test_only_kling_variables_are_passed(tmp_path: Path) -> None:
         reader, writer = await asyncio.open_unix_connection(path)
         variables = {"LD_PRELOAD": "evil.so", "KLING_STATUS": "succeed", "KLING_RUN": "1-2-3"}
         writer.write(json.dumps({"marker": "w", "variables": variables, "length": 2}).encode() + b"\n{}")
-        said = await reader.read()
+        answer = await reader.read()
         writer.close()
 
-    assert said == b"[] [succeed]\n\nw 0\n"
+    assert answer == b"[] [succeed]\n\nw 0\n"
 
 
 @pytest.mark.parametrize(
@@ -185,13 +185,13 @@ async def test_a_killed_requester_ends_its_script(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [b"", b'{"word', '{head}{"half an ev'], ids=["nothing", "half a head", "half an event"]
+    "sent", [b"", b'{"word', '{head}{"half an ev'], ids=["nothing", "half a head", "half an event"]
 )
-async def test_a_truncated_request_starts_no_script(tmp_path: Path, said: bytes | str) -> None:
-    said = said if isinstance(said, bytes) else said.replace("{head}", a_head(length=100).decode()).encode()
+async def test_a_truncated_request_starts_no_script(tmp_path: Path, sent: bytes | str) -> None:
+    sent = sent if isinstance(sent, bytes) else sent.replace("{head}", a_head(length=100).decode()).encode()
     async with a_unit(tmp_path, f"touch {tmp_path}/ran") as path:
         with a_requester(path) as asker:
-            asker.sendall(said)
+            asker.sendall(sent)
 
         await wait_until(lambda: "The client has disconnected." in (tmp_path / "journal").read_text())
     assert not (tmp_path / "ran").exists()

@@ -136,7 +136,7 @@ PAGES = [
 
 @pytest.mark.timeout(300)  # one process per command is slow on a busy machine
 async def test_no_output_contains_a_secret(tmp_path: Path) -> None:
-    said = Outputs(secrets={**SECRETS, "hidden path": HIDDEN_PATH, "guessed": GUESSED_TOKEN})
+    outputs = Outputs(secrets={**SECRETS, "hidden path": HIDDEN_PATH, "guessed": GUESSED_TOKEN})
     async with (
         a_sink(check_signatures=False) as sink,
         a_sink(check_signatures=False) as refusing,
@@ -148,33 +148,33 @@ async def test_no_output_contains_a_secret(tmp_path: Path) -> None:
         async with a_receiver(tmp_path, config, environ=SECRETS) as receiver:
             # The harness reads the token from the file of a generated one; here it is configured.
             (receiver.folder / "var" / "admin-token").write_text(SECRETS["ADMIN_TOKEN"])
-            url = await trigger_errors(receiver, sink_at, said)
+            url = await trigger_errors(receiver, sink_at, outputs)
             await wait_until(lambda: len(receiver.log_entries("route.held")) >= 2)
-            await read_everything(receiver, said)
+            await read_everything(receiver, outputs)
             kling.configure({"refuse": [{"code": 1000}, {"code": 502}, {"code": 5000}], "refuse_queries": "1102,502"})
             async with receiver.client() as client:
                 for _ in range(3):
                     await client.post("/kling/v1/" + ENDPOINT, json=JOB)
             assert await receiver.stop() == 0
-            said.record(receiver.run_cli("tasks", "list"))
-            said.record(receiver.run_cli("config", "show", "--json"))
-            said.texts["log"] = receiver.log()
+            outputs.record(receiver.run_cli("tasks", "list"))
+            outputs.record(receiver.run_cli("config", "show", "--json"))
+            outputs.texts["log"] = receiver.log()
             for trouble in ("callback.refused", "connection.refused", "gateway.failed", "kling.refused", "route.held"):
                 assert receiver.log_entries(trouble)
             tokens = {urlsplit(create["body"]["callback_url"]).path for create in kling.state()["creates"]}
             tokens.add(urlsplit(url).path)
-            said.secrets |= {f"callback token {at}": path.rpartition("/")[2] for at, path in enumerate(tokens)}
-            said.texts["store"] = dump_store(receiver)
-            said.secrets["client's callback URL"] = CLIENTS
+            outputs.secrets |= {f"callback token {at}": path.rpartition("/")[2] for at, path in enumerate(tokens)}
+            outputs.texts["store"] = dump_store(receiver)
+            outputs.secrets["client's callback URL"] = CLIENTS
 
     assert len(tokens) >= 5
     # A client's callback URL is stored, because deliveries need it.
-    leaks = said.leaks(ignore=lambda where, name: where == "store" and name == "client's callback URL")
+    leaks = outputs.leaks(ignore=lambda where, name: where == "store" and name == "client's callback URL")
     assert leaks == []
 
 
 async def test_no_output_contains_the_access_key_or_its_token(tmp_path: Path) -> None:
-    said, shown = Outputs(secrets={**SECRETS, "hidden path": HIDDEN_PATH, "guessed": GUESSED_TOKEN}), []
+    outputs, shown = Outputs(secrets={**SECRETS, "hidden path": HIDDEN_PATH, "guessed": GUESSED_TOKEN}), []
 
     def answer(request: Request) -> Response:
         shown.append(request.headers["authorization"].removeprefix("Bearer "))
@@ -187,24 +187,24 @@ async def test_no_output_contains_the_access_key_or_its_token(tmp_path: Path) ->
         keys = 'access_key = "env:ACCESS_KEY"\nsecret_key = "env:SECRET_KEY"'
         config = a_config(at, sink.url, sink.url, keys, token="")
         async with a_receiver(tmp_path, config, environ=SECRETS) as receiver:
-            said.secrets["the token it made"] = receiver.token
+            outputs.secrets["the token it made"] = receiver.token
             async with receiver.client() as client:
                 task = await submit_task(client)
                 assert task["message"]
-                said.texts["task"] = (await client.get(f"/api/tasks/{task['id']}")).text
-                said.texts["tasks"] = (await client.get("/api/tasks")).text
-            said.record(receiver.run_cli("tasks", "show", task["id"]))
-            said.record(receiver.run_cli("config", "show"))
-            said.record(receiver.run_cli("config", "show", "--json"))
+                outputs.texts["task"] = (await client.get(f"/api/tasks/{task['id']}")).text
+                outputs.texts["tasks"] = (await client.get("/api/tasks")).text
+            outputs.record(receiver.run_cli("tasks", "show", task["id"]))
+            outputs.record(receiver.run_cli("config", "show"))
+            outputs.record(receiver.run_cli("config", "show", "--json"))
             assert await receiver.stop() == 0
-            said.texts["log"] = receiver.log()
-    said.secrets |= {f"signed token {number}": token for number, token in enumerate(shown)}
+            outputs.texts["log"] = receiver.log()
+    outputs.secrets |= {f"signed token {number}": token for number, token in enumerate(shown)}
 
     assert shown
-    assert said.leaks() == []
+    assert outputs.leaks() == []
 
 
-async def trigger_errors(receiver: Receiver, sink_at: str, said: Outputs) -> str:
+async def trigger_errors(receiver: Receiver, sink_at: str, outputs: Outputs) -> str:
     """Do everything that succeeds, and everything that fails in its own way. Return a minted URL."""
     async with receiver.client() as client:
         await submit_task(client)
@@ -212,7 +212,7 @@ async def trigger_errors(receiver: Receiver, sink_at: str, said: Outputs) -> str
         await client.post("/kling/v1/" + ENDPOINT, json=theirs)
         bad = await client.post("/kling/v1/" + ENDPOINT, json=JOB | {"callback_url": f"ftp://{CLIENTS}"})
         strange = await client.get(f"/api/{GUESSED_TOKEN}", headers={"authorization": f"Bearer {GUESSED_TOKEN}"})
-        said.texts["bad create"], said.texts["strangers"] = bad.text, strange.text
+        outputs.texts["bad create"], outputs.texts["strangers"] = bad.text, strange.text
         task, url = await create_callback_url(client)
     path = urlsplit(url).path
     forged = {"webhook-id": "1", "webhook-timestamp": "1", "webhook-signature": "v1,bm9wZQ=="}
@@ -228,7 +228,7 @@ async def trigger_errors(receiver: Receiver, sink_at: str, said: Outputs) -> str
             await connection.request("POST", path, b"{" + b" " * 70_000),
         ]
     assert [answer.status for answer in refused] == [400, 200, 200, 405, 404, 404, 413]
-    said.texts["refused"] = "\n".join(answer.body.decode() for answer in refused)
+    outputs.texts["refused"] = "\n".join(answer.body.decode() for answer in refused)
     async with a_connection(receiver.public) as connection:
         connection.writer.write(f"POST {path} HTTP/1.1\r\nno header {GUESSED_TOKEN}\r\n\r\n".encode())
         assert (await connection.read_response()).status == 400
@@ -239,7 +239,7 @@ async def trigger_errors(receiver: Receiver, sink_at: str, said: Outputs) -> str
     return url
 
 
-async def read_everything(receiver: Receiver, said: Outputs) -> None:
+async def read_everything(receiver: Receiver, outputs: Outputs) -> None:
     """Run every command that shows data, and open every page."""
     ((task, event, delivery),) = receiver.rows(
         """SELECT events.task_id, events.id, deliveries.id FROM events JOIN deliveries ON event_id = events.id
@@ -248,18 +248,18 @@ async def read_everything(receiver: Receiver, said: Outputs) -> None:
     names = {"TASK": task, "EVENT": event, "DELIVERY": delivery}
     for command in READING + FAILING:
         words = [names.get(word, word) for word in command.split()]
-        said.record(await receiver.run_cli_async(*words))
+        outputs.record(await receiver.run_cli_async(*words))
         if command in ("config show", "deliveries show DELIVERY", "tasks show TASK"):
-            said.record(await receiver.run_cli_async(*words, "--json"))
+            outputs.record(await receiver.run_cli_async(*words, "--json"))
     async with receiver.client() as client:
         for page in PAGES:
             for name, value in names.items():
                 page = page.replace(name, value)  # noqa: PLW2901 - the page with its parameters
-            said.texts[f"GET {page}"] = (await client.get(page)).text
+            outputs.texts[f"GET {page}"] = (await client.get(page)).text
         replay = await client.post("/api/replays", json={"route": "nowhere", "dry_run": True})
-        said.texts["a replay"] = replay.text
+        outputs.texts["a replay"] = replay.text
         for route in ("good", "refuses", "nowhere", "script", "no-script"):
-            said.texts[f"test of {route}"] = (await client.post(f"/api/routes/{route}/test")).text
+            outputs.texts[f"test of {route}"] = (await client.post(f"/api/routes/{route}/test")).text
 
 
 BROKEN: Mapping[str, str] = {
@@ -307,16 +307,16 @@ webhook = { url = "https://a.b", secret = "canary-route", headers = { authorizat
 
 
 def test_an_invalid_configuration_is_not_quoted(tmp_path: Path) -> None:
-    said = Outputs(secrets={**SECRETS, "hidden path": HIDDEN_PATH, "guessed": GUESSED_TOKEN})
+    outputs = Outputs(secrets={**SECRETS, "hidden path": HIDDEN_PATH, "guessed": GUESSED_TOKEN})
     receiver = Receiver(tmp_path, "", environ=SECRETS | {"KLING_RECEIVER__CALLBACKS__VERIFY": "canary"})
 
     for text in BROKEN.values():
         receiver.configure(text)
         for command in ("config check", "serve"):
             ran = receiver.run_cli(*command.split())
-            said.record(ran)
+            outputs.record(ran)
             assert ran.returncode == 78, ran.stdout + ran.stderr
 
-    assert said.leaks() == []
-    everything = "".join(said.texts.values()).replace('"canary"', "")
+    assert outputs.leaks() == []
+    everything = "".join(outputs.texts.values()).replace('"canary"', "")
     assert not re.search(r"canary", everything), everything

@@ -43,10 +43,10 @@ def test_systemd_analyze_finds_no_error_and_low_exposure() -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("there is no systemd-analyze here; .ci/run brings it along")
 
-    looked = subprocess.run([ROOT / ".ci/run", "units"], capture_output=True, text=True, check=False, timeout=60)
+    ended = subprocess.run([ROOT / ".ci/run", "units"], capture_output=True, text=True, check=False, timeout=60)
 
-    assert looked.returncode == 0, looked.stdout + looked.stderr
-    assert "Overall exposure level" in looked.stdout
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "Overall exposure level" in ended.stdout
 
 
 def test_node_scripts_can_run_in_the_sandbox(service: Unit) -> None:

@@ -25,46 +25,46 @@ os.execv(sys.executable, [sys.executable, "-m", "receiver", "serve"])
 
 
 def test_systemd_is_notified_from_start_to_stop(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as public, a_notify_socket(tmp_path / "notify") as heard:
+    with socket.create_server(("127.0.0.1", 0)) as public, a_notify_socket(tmp_path / "notify") as received:
         with a_launched_service(tmp_path, public) as service:
-            assert message_of_start(heard) == b"READY=1"
+            assert message_of_start(received) == b"READY=1"
             with urllib.request.urlopen(f"http://127.0.0.1:{public.getsockname()[1]}/healthz", timeout=5) as answer:
                 assert answer.status == 200
-            assert heard.recv(4096) == b"WATCHDOG=1"
-            assert heard.recv(4096) == b"WATCHDOG=1"
+            assert received.recv(4096) == b"WATCHDOG=1"
+            assert received.recv(4096) == b"WATCHDOG=1"
 
             service.send_signal(signal.SIGTERM)
 
             assert service.wait(20) == 0, (tmp_path / "log").read_text()
-        assert b"STOPPING=1" in remaining_messages(heard)
+        assert b"STOPPING=1" in remaining_messages(received)
 
 
 def test_systemd_is_notified_of_a_reload(tmp_path: Path) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as public,
-        a_notify_socket(tmp_path / "notify") as heard,
+        a_notify_socket(tmp_path / "notify") as received,
         a_launched_service(tmp_path, public) as service,
     ):
-        assert message_of_start(heard) == b"READY=1"
+        assert message_of_start(received) == b"READY=1"
 
         service.send_signal(signal.SIGHUP)
 
-        said = list(islice((message for message in messages(heard) if message != b"WATCHDOG=1"), 3))
+        sent = list(islice((message for message in messages(received) if message != b"WATCHDOG=1"), 3))
         service.send_signal(signal.SIGTERM)
         assert service.wait(20) == 0
 
-    fields = dict(line.split(b"=") for line in said[0].splitlines())
+    fields = dict(line.split(b"=") for line in sent[0].splitlines())
     assert fields[b"RELOADING"] == b"1"
     assert 0 < int(fields[b"MONOTONIC_USEC"]) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-    assert said[1:] == [b"STATUS=Reloaded.", b"READY=1"]
+    assert sent[1:] == [b"STATUS=Reloaded.", b"READY=1"]
 
 
 @contextmanager
 def a_notify_socket(address: Path) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
-        heard.bind(str(address))
-        heard.settimeout(20)
-        yield heard
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as received:
+        received.bind(str(address))
+        received.settimeout(20)
+        yield received
 
 
 @contextmanager
@@ -94,22 +94,22 @@ def a_launched_service(folder: Path, public: socket.socket) -> Iterator[subproce
         service.wait()
 
 
-def message_of_start(heard: socket.socket) -> bytes:
+def message_of_start(received: socket.socket) -> bytes:
     """Return the first message after the notices that the start takes time."""
-    return next(message for message in messages(heard) if not message.startswith(b"EXTEND_TIMEOUT_USEC="))
+    return next(message for message in messages(received) if not message.startswith(b"EXTEND_TIMEOUT_USEC="))
 
 
-def messages(heard: socket.socket) -> Iterator[bytes]:
+def messages(received: socket.socket) -> Iterator[bytes]:
     while True:
-        yield heard.recv(4096)
+        yield received.recv(4096)
 
 
-def remaining_messages(heard: socket.socket) -> list[bytes]:
+def remaining_messages(received: socket.socket) -> list[bytes]:
     """Return all messages of a process that has ended."""
-    heard.setblocking(False)
-    said = []
+    received.setblocking(False)
+    sent = []
     while True:
         try:
-            said.append(heard.recv(4096))
+            sent.append(received.recv(4096))
         except BlockingIOError:
-            return said
+            return sent

@@ -44,11 +44,13 @@ async def test_a_start_migrates_an_older_store_and_the_manual_leads_back(
 ) -> None:
     path = tmp_path / "var" / "receiver.db"
     await asyncio.to_thread(make_older_store, path, events=MIGRATED)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
-        heard.bind(str(tmp_path / "notify"))
-        heard.setblocking(False)
-        said: list[bytes] = []
-        asyncio.get_running_loop().add_reader(heard, lambda: said.append(heard.recv(4096)))  # the queue is short
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as received:
+        received.bind(str(tmp_path / "notify"))
+        received.setblocking(False)
+        bodies: list[bytes] = []
+        asyncio.get_running_loop().add_reader(
+            received, lambda: bodies.append(received.recv(4096))
+        )  # the queue is short
         receiver = Receiver(
             tmp_path, a_config("http://127.0.0.1:9"), environ={"NOTIFY_SOCKET": str(tmp_path / "notify")}
         )
@@ -60,7 +62,7 @@ async def test_a_start_migrates_an_older_store_and_the_manual_leads_back(
         finally:
             if receiver.process is not None and receiver.process.poll() is None:
                 receiver.kill()
-            asyncio.get_running_loop().remove_reader(heard)
+            asyncio.get_running_loop().remove_reader(received)
 
         (backup,) = upgrade_backups(path)
         record_counts(events=MIGRATED, bytes=path.stat().st_size, seconds=round(took, 1))
@@ -68,10 +70,10 @@ async def test_a_start_migrates_an_older_store_and_the_manual_leads_back(
         assert [each["event"] for each in receiver.log_entries("store.backed_up")] == ["store.backed_up"]
         steps = [each["step"] for each in receiver.log_entries("store.migrating")]
         assert len(steps) == len([step for step in known_migrations() if step.version > OLD_VERSION])
-        before_ready = said[: said.index(b"READY=1")]
+        before_ready = bodies[: bodies.index(b"READY=1")]
         assert before_ready[0] == b"EXTEND_TIMEOUT_USEC=60000000"
         assert b"STATUS=The store: migrating" in b"".join(before_ready)
-        assert len([each for each in said if each.startswith(b"EXTEND")]) >= took // 10
+        assert len([each for each in bodies if each.startswith(b"EXTEND")]) >= took // 10
 
         for command in commands_back(backup):
             done = await receiver.run_cli_async(*command)

@@ -68,7 +68,7 @@ class ArchiveSystem:
         """Make a task succeed with results at *urls*."""
         task = await self.add_task(**changes)
         images = tuple({"index": number, "url": url} for number, url in enumerate(urls))
-        said = self.event_factory.task_event(
+        routed = self.event_factory.task_event(
             task,
             a_status_report("succeed", result={"images": images}),
             b'{"task_status": "succeed"}',
@@ -77,10 +77,10 @@ class ArchiveSystem:
             at=self.clock.now(),
             trusted=trusted,
         )
-        change = Change(events=[said.event], deliveries=said.deliveries)
+        change = Change(events=[routed.event], deliveries=routed.deliveries)
         await self.store.tasks.apply(ById(id=task.id), lambda _task, _pending: change)
         self.notifiers.events.notify()
-        return said.event
+        return routed.event
 
     async def add_task(self, **changes: Any) -> Task:
         task_id = self.ids.new("tsk")

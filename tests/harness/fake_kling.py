@@ -50,9 +50,9 @@ class KlingTask:
 
     def status_body(self, **more: object) -> bytes:
         """The task's status as in callbacks and answers."""
-        told: Json = {"task_id": self.id, "task_status": self.status, "task_status_msg": self.message}
-        told["task_info"] = {"external_task_id": self.external_task_id} if self.external_task_id else {}
-        return json.dumps(told | {"task_result": self.result} | self.cost | more).encode()
+        body: Json = {"task_id": self.id, "task_status": self.status, "task_status_msg": self.message}
+        body["task_info"] = {"external_task_id": self.external_task_id} if self.external_task_id else {}
+        return json.dumps(body | {"task_result": self.result} | self.cost | more).encode()
 
     @property
     def token(self) -> str:
@@ -96,10 +96,12 @@ class FakeKling:
 
     def add_task(self, body: bytes) -> KlingTask:
         """Create a task."""
-        asked = json.loads(body)
-        asked = asked.get("options", asked)
-        own_id = None if self.drops_external_ids else asked.get("external_task_id")
-        task = KlingTask(id=f"k{len(self.tasks) + 1}", external_task_id=own_id, callback_url=asked.get("callback_url"))
+        printed = json.loads(body)
+        printed = printed.get("options", printed)
+        own_id = None if self.drops_external_ids else printed.get("external_task_id")
+        task = KlingTask(
+            id=f"k{len(self.tasks) + 1}", external_task_id=own_id, callback_url=printed.get("callback_url")
+        )
         self.tasks[task.id] = task
         return task
 
@@ -125,8 +127,8 @@ class FakeKling:
     ) -> KlingResponse:
         """Create a task."""
         del endpoint, pass_through
-        asked = json.loads(content)
-        self.create_ids.append(asked.get("options", asked).get("external_task_id", ""))
+        printed = json.loads(content)
+        self.create_ids.append(printed.get("options", printed).get("external_task_id", ""))
         self.created_at.append(self.clock.now())
         fault = self.create_faults.pop(0) if self.create_faults else self.create_fault
         wanted = json.loads(content).get("n", 1) if self.counts_images else 1

@@ -47,8 +47,8 @@ class LoadRoute:
         if self.only_labelled:
             extra += f"where = \"task.label == '{LABEL}'\"\n"
         if not self.script:
-            says = f'headers = {{ x-route = "{self.name}", x-life = "env:{START_NUMBER}" }}'
-            return a_webhook_route(sink, name=self.name, extra=extra, webhook=says)
+            headers = f'headers = {{ x-route = "{self.name}", x-life = "env:{START_NUMBER}" }}'
+            return a_webhook_route(sink, name=self.name, extra=extra, webhook=headers)
         assert folder is not None, "a script needs an output folder"
         path = folder / f"{self.name}.sh"
         path.write_text(f'#!/bin/sh\necho "{self.name} $KLING_EVENT_ID ${START_NUMBER}" >> "$OUT"\n')
@@ -252,7 +252,7 @@ class LoadReport:
         rows = load.receiver.rows
         kept = set(rows("SELECT task_id, UNPACK(body) FROM whole_pushes WHERE source = 'callback'"))
         events = {id_: (task, type_) for id_, task, type_ in rows("SELECT id, task_id, type FROM events")}
-        said = {(task, f"task.{json.loads(body)['task_status']}") for task, body in load.acknowledged}
+        acknowledged = {(task, f"task.{json.loads(body)['task_status']}") for task, body in load.acknowledged}
         wanted = {
             (route.name, id_)
             for id_, (task, type_) in events.items()
@@ -264,7 +264,7 @@ class LoadReport:
         lives = _runs_by_delivery(sink, folder)
         return cls(
             acknowledged=len(load.acknowledged),
-            lost=len(load.acknowledged - kept) + len(said - set(events.values())),
+            lost=len(load.acknowledged - kept) + len(acknowledged - set(events.values())),
             stored=len(kept),
             events=len(events),
             deliveries=len(wanted),
@@ -277,12 +277,12 @@ class LoadReport:
 
 def _runs_by_delivery(sink: Sink, folder: Path | None) -> Mapping[tuple[str, str], Sequence[int]]:
     """Return for each route and event the numbers of the starts in which it was received."""
-    said = [(headers["x-route"], headers["webhook-id"], headers["x-life"]) for headers in sink.headers]
+    sent = [(headers["x-route"], headers["webhook-id"], headers["x-life"]) for headers in sink.headers]
     if folder is not None and _script_output(folder).exists():
         lines = map(str.split, _script_output(folder).read_text().splitlines())
-        said += [(route, event, life) for route, event, life in lines]
+        sent += [(route, event, life) for route, event, life in lines]
     lives: dict[tuple[str, str], list[int]] = {}
-    for route, event, life in said:
+    for route, event, life in sent:
         lives.setdefault((route, event), []).append(int(life))
     return lives
 

@@ -167,7 +167,7 @@ class Receiver:
     def log_entries(self, event: str) -> list[dict[str, Any]]:
         """Return the log lines of *event*. Lines that are not JSON are skipped."""
         lines = (line for line in self.log().splitlines() if f'"{event}"' in line)
-        return [said for line in lines if (said := json.loads(line))["event"] == event]
+        return [printed for line in lines if (printed := json.loads(line))["event"] == event]
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """Read rows of its store, read-only."""

@@ -74,15 +74,15 @@ class ScriptedServer:
                 body = await _body(reader, headers)
                 request = Request(method=method, target=target, headers=headers, body=body)
                 self.requests.append(request)
-                says = self.script(request)
-                if says.never_answers:
+                answer = self.script(request)
+                if answer.never_answers:
                     await reader.read()
                     return
-                if says.raw == b"":
+                if answer.raw == b"":
                     return
-                writer.write(says.raw or _encode(says))
+                writer.write(answer.raw or _encode(answer))
                 await writer.drain()
-                if says.raw:
+                if answer.raw:
                     return
         finally:
             writer.close()
@@ -108,11 +108,11 @@ async def _body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> byt
     return body
 
 
-def _encode(says: ScriptedAnswer) -> bytes:
-    body = says.document if isinstance(says.document, bytes) else json.dumps(says.document).encode()
-    headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **says.headers}
+def _encode(answer: ScriptedAnswer) -> bytes:
+    body = answer.document if isinstance(answer.document, bytes) else json.dumps(answer.document).encode()
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **answer.headers}
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return f"HTTP/1.1 {says.status} Whatever\r\n{lines}\r\n".encode() + body
+    return f"HTTP/1.1 {answer.status} Whatever\r\n{lines}\r\n".encode() + body
 
 
 def _url(listening: asyncio.Server) -> str:

@@ -80,8 +80,8 @@ class Report:
     def verdict(self) -> str:
         """Return the counts of each verdict in words."""
         found = {each: sum(run.verdict == each for run in self.runs) for each in ("held", "failed", "skipped")}
-        said = ", ".join(f"{count} {word}" for word, count in found.items() if count or word == "held")
-        return said if self.is_finished else f"NOT FINISHED, so far {said}"
+        counts = ", ".join(f"{count} {word}" for word, count in found.items() if count or word == "held")
+        return counts if self.is_finished else f"NOT FINISHED, so far {counts}"
 
     def markdown(self) -> str:
         """Return the report as Markdown, in the form that receiver/docs/promises.md shows."""
@@ -96,8 +96,8 @@ class Report:
 
     def as_json(self) -> str:
         """Return the report as JSON."""
-        told = asdict(self) | {"started_at": self.started_at.isoformat(timespec="seconds"), "verdict": self.verdict()}
-        return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+        report = asdict(self) | {"started_at": self.started_at.isoformat(timespec="seconds"), "verdict": self.verdict()}
+        return json.dumps(report, indent=2, ensure_ascii=False) + "\n"
 
 
 def _row(run: Run) -> Iterable[str]:
@@ -213,14 +213,14 @@ class SoakRecorder:
 
 
 def _commit() -> str:
-    asked = subprocess.run(
+    ended = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],  # noqa: S607  # git from PATH
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
-    return asked.stdout.strip() or "unknown"
+    return ended.stdout.strip() or "unknown"
 
 
 def _packages() -> Mapping[str, str]:

@@ -47,8 +47,8 @@ async def test_a_gzipped_create_answer_is_read_and_returned_decoded() -> None:
 
 
 async def test_an_answer_in_an_unknown_coding_counts_as_lost() -> None:
-    said = ScriptedAnswer(document=b"\x8b\x02\x80", headers={"Content-Encoding": "br"})
-    async with a_scripted_server(said) as server, a_client(server.url) as kling:
+    scripted = ScriptedAnswer(document=b"\x8b\x02\x80", headers={"Content-Encoding": "br"})
+    async with a_scripted_server(scripted) as server, a_client(server.url) as kling:
         answer = await kling.create(ENDPOINT, b"{}")
 
     assert isinstance(answer.error, KlingUncertain)

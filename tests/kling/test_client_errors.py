@@ -18,10 +18,10 @@ from receiver.domain.errors import (
 
 
 async def test_an_answer_with_an_error_code_returns_the_error() -> None:
-    says = ScriptedAnswer(
+    scripted = ScriptedAnswer(
         document={"code": 1303, "message": "full", "request_id": "r"}, status=429, headers={"Retry-After": "3"}
     )
-    async with a_scripted_server(says) as server, a_client(server.url) as kling:
+    async with a_scripted_server(scripted) as server, a_client(server.url) as kling:
         answer = await kling.create(ENDPOINT, b"{}")
 
     assert answer.status == 429
@@ -35,8 +35,8 @@ async def test_an_answer_with_an_error_code_returns_the_error() -> None:
 async def test_a_retry_after_date_is_measured_by_our_clock() -> None:
     clock = FakeClock()
     at = format_datetime(clock.now() + timedelta(minutes=2), usegmt=True)
-    says = ScriptedAnswer(document={"code": 1302}, status=429, headers={"Retry-After": at})
-    async with a_scripted_server(says) as server, a_client(server.url, clock=clock) as kling:
+    scripted = ScriptedAnswer(document={"code": 1302}, status=429, headers={"Retry-After": at})
+    async with a_scripted_server(scripted) as server, a_client(server.url, clock=clock) as kling:
         answer = await kling.create(ENDPOINT, b"{}")
 
     assert isinstance(answer.error, KlingRefusal)
@@ -44,7 +44,7 @@ async def test_a_retry_after_date_is_measured_by_our_clock() -> None:
 
 
 @pytest.mark.parametrize(
-    "says",
+    "scripted",
     [
         ScriptedAnswer(document={"code": 5000}, status=500),
         ScriptedAnswer(document={"code": 5002}, status=504),
@@ -52,12 +52,12 @@ async def test_a_retry_after_date_is_measured_by_our_clock() -> None:
         ScriptedAnswer(document=b"<html>Welcome</html>"),
     ],
 )
-async def test_a_create_with_an_unclear_answer_is_uncertain(says: ScriptedAnswer) -> None:
-    async with a_scripted_server(says) as server, a_client(server.url) as kling:
+async def test_a_create_with_an_unclear_answer_is_uncertain(scripted: ScriptedAnswer) -> None:
+    async with a_scripted_server(scripted) as server, a_client(server.url) as kling:
         answer = await kling.create(ENDPOINT, b"{}")
 
     assert isinstance(answer.error, KlingUncertain)
-    assert answer.status == says.status
+    assert answer.status == scripted.status
     assert len(server.requests) == 1
 
 

@@ -12,7 +12,7 @@ from receiver.net.http_client import StreamedBody
 
 
 async def test_a_forwarded_call_and_its_answer_change_only_in_the_key() -> None:
-    says = ScriptedAnswer(
+    answer = ScriptedAnswer(
         document=b'{"code":0, "data":[ ]}',
         status=203,
         headers={
@@ -32,7 +32,7 @@ async def test_a_forwarded_call_and_its_answer_change_only_in_the_key() -> None:
         "Host": "localhost",
         "Content-Length": "999",
     }
-    async with a_scripted_server(says) as server, a_client(server.url + "/kling") as kling:
+    async with a_scripted_server(answer) as server, a_client(server.url + "/kling") as kling:
         path = "v1/general/custom-voices/1"
         status, passed, body = await forward(
             kling, "DELETE", path, query="a=1&b=%20x", content=b'{"x":1}', headers=headers
@@ -82,16 +82,16 @@ async def test_a_forwarded_path_may_not_contain_parent_segments(path: str) -> No
 
 
 async def test_a_failed_forwarded_call_returns_klings_status_and_body() -> None:
-    says = ScriptedAnswer(document={"code": 5000, "message": "x"}, status=500)
-    async with a_scripted_server(says) as server, a_client(server.url) as kling:
+    answer = ScriptedAnswer(document={"code": 5000, "message": "x"}, status=500)
+    async with a_scripted_server(answer) as server, a_client(server.url) as kling:
         status, _, body = await forward(kling, "POST", "v1/audio/tts", content=b"{}")
 
     assert (status, body) == (500, b'{"code": 5000, "message": "x"}')
 
 
 async def test_a_forwarded_answer_need_not_be_json() -> None:
-    says = ScriptedAnswer(document=b"\x89PNG", headers={"Content-Type": "image/png"})
-    async with a_scripted_server(says) as server, a_client(server.url) as kling:
+    answer = ScriptedAnswer(document=b"\x89PNG", headers={"Content-Type": "image/png"})
+    async with a_scripted_server(answer) as server, a_client(server.url) as kling:
         status, headers, body = await forward(kling, "GET", "v1/x")
 
     assert (status, body, headers["content-type"]) == (200, b"\x89PNG", "image/png")
@@ -101,8 +101,8 @@ EXPIRED = {"code": 1004, "message": "authorization has expired"}
 
 
 async def test_a_forwarded_call_is_repeated_once_with_a_new_token() -> None:
-    says = iter([ScriptedAnswer(document=EXPIRED, status=401), ScriptedAnswer(document={"code": 0})])
-    async with a_scripted_server(lambda _: next(says)) as server, a_client(server.url, pair=True) as kling:
+    answer = iter([ScriptedAnswer(document=EXPIRED, status=401), ScriptedAnswer(document={"code": 0})])
+    async with a_scripted_server(lambda _: next(answer)) as server, a_client(server.url, pair=True) as kling:
         status, _, body = await forward(kling, "POST", "v1/audio/tts", content=b'{"text":"a"}')
 
     assert (status, body) == (200, b'{"code": 0}')
@@ -110,8 +110,8 @@ async def test_a_forwarded_call_is_repeated_once_with_a_new_token() -> None:
 
 
 async def test_another_401_is_returned_unchanged() -> None:
-    says = ScriptedAnswer(document=b'{ "code":1000 }', status=401)
-    async with a_scripted_server(says) as server, a_client(server.url, pair=True) as kling:
+    answer = ScriptedAnswer(document=b'{ "code":1000 }', status=401)
+    async with a_scripted_server(answer) as server, a_client(server.url, pair=True) as kling:
         status, _, body = await forward(kling, "GET", "v1/x")
 
     assert (status, body) == (401, b'{ "code":1000 }')
@@ -124,8 +124,8 @@ async def test_a_streamed_body_is_forwarded_as_it_arrives_and_never_twice(size: 
         for piece in (b"one", b"two"):
             yield piece
 
-    says = ScriptedAnswer(document=EXPIRED, status=401)
-    async with a_scripted_server(says) as server, a_client(server.url, pair=True) as kling:
+    answer = ScriptedAnswer(document=EXPIRED, status=401)
+    async with a_scripted_server(answer) as server, a_client(server.url, pair=True) as kling:
         status, _, _ = await forward(kling, "POST", "v1/x", content=StreamedBody(size=size, chunks=pieces()))
 
     assert status == 401

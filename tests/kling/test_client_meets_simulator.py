@@ -116,12 +116,12 @@ async def test_one_answer_covers_twenty_tasks_at_most_by_kling_ids() -> None:
         made = [await kling.create(path, body_for(path, name=name)) for path, name in paths]
         ids = [answer.report.kling_id or "" for answer in made if answer.report is not None]
 
-        told = await kling.query_batch(VIDEOS[0], [*ids[:18], "n20", "unknown"])
+        reports = await kling.query_batch(VIDEOS[0], [*ids[:18], "n20", "unknown"])
         with pytest.raises(InvalidParameters):
             await kling.query_batch(VIDEOS[0], ids)
 
-    assert list(told) == ids[:18]
-    assert {protocol.parse_status(answer.body).kling_id for answer in told.values()} == set(told)
+    assert list(reports) == ids[:18]
+    assert {protocol.parse_status(answer.body).kling_id for answer in reports.values()} == set(reports)
 
 
 async def test_a_failed_task_has_its_reason() -> None:

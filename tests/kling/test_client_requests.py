@@ -100,10 +100,10 @@ async def test_a_new_api_task_is_queried_in_a_list_by_either_id() -> None:
         "/tasks?external_task_ids=m%201",
         "/tasks?external_task_ids=m%201",
     ]
-    for said in (answer, found):
-        assert said is not None
-        assert said.report is not None
-        assert (said.report.kling_id, said.report.state) == ("8", TaskState.PROCESSING)
+    for report in (answer, found):
+        assert report is not None
+        assert report.report is not None
+        assert (report.report.kling_id, report.report.state) == ("8", TaskState.PROCESSING)
 
 
 async def test_a_batch_query_is_one_call_and_returns_each_tasks_original_bytes() -> None:
@@ -113,11 +113,11 @@ async def test_a_batch_query_is_one_call_and_returns_each_tasks_original_bytes()
     raw = f"HTTP/1.1 200 OK\r\ncontent-length: {len(listed)}\r\n\r\n{listed}".encode()
 
     async with a_scripted_server(ScriptedAnswer(raw=raw)) as server, a_client(server.url) as kling:
-        told = await kling.query_batch(NEW, ["8", "9", "10"])
+        reports = await kling.query_batch(NEW, ["8", "9", "10"])
 
     assert [request.target for request in server.requests] == ["/tasks?task_ids=8,9,10"]
-    assert {kling_id: answer.body.decode() for kling_id, answer in told.items()} == {"8": one, "9": other}
-    states = {kling_id: answer.report and answer.report.state for kling_id, answer in told.items()}
+    assert {kling_id: answer.body.decode() for kling_id, answer in reports.items()} == {"8": one, "9": other}
+    states = {kling_id: answer.report and answer.report.state for kling_id, answer in reports.items()}
     assert states == {"8": TaskState.PROCESSING, "9": TaskState.SUCCEED}
 
 
@@ -130,7 +130,7 @@ async def test_a_batch_answer_without_tasks_returns_none(document: Json) -> None
 
 
 @pytest.mark.parametrize(
-    ("says", "error"),
+    ("answer", "error"),
     [
         (ScriptedAnswer(document={"code": 1201, "message": "bad id"}, status=400), InvalidParameters),
         (ScriptedAnswer(document={"code": 5001}, status=503), ServerError),
@@ -138,8 +138,8 @@ async def test_a_batch_answer_without_tasks_returns_none(document: Json) -> None
         (ScriptedAnswer(raw=b""), KlingUncertain),
     ],
 )
-async def test_a_failed_batch_query_raises(says: ScriptedAnswer, error: type[KlingError]) -> None:
-    async with a_scripted_server(says) as server, a_client(server.url) as kling:
+async def test_a_failed_batch_query_raises(answer: ScriptedAnswer, error: type[KlingError]) -> None:
+    async with a_scripted_server(answer) as server, a_client(server.url) as kling:
         with pytest.raises(error):
             await kling.query_batch(NEW, ["8", "9"])
 
@@ -147,7 +147,7 @@ async def test_a_failed_batch_query_raises(says: ScriptedAnswer, error: type[Kli
 
 
 @pytest.mark.parametrize(
-    "says",
+    "scripted",
     [
         ScriptedAnswer(document={"code": 1203, "message": "no such task"}, status=404),
         ScriptedAnswer(document={"code": 0, "message": "SUCCEED", "data": None}),
@@ -155,8 +155,8 @@ async def test_a_failed_batch_query_raises(says: ScriptedAnswer, error: type[Kli
         ScriptedAnswer(document={"code": 0, "data": []}),
     ],
 )
-async def test_a_task_unknown_to_kling_is_not_found(says: ScriptedAnswer) -> None:
-    async with a_scripted_server(says) as server, a_client(server.url) as kling:
+async def test_a_task_unknown_to_kling_is_not_found(scripted: ScriptedAnswer) -> None:
+    async with a_scripted_server(scripted) as server, a_client(server.url) as kling:
         answer = await kling.query(ENDPOINT, "1")
         found = await kling.find_by_external_id(ENDPOINT, "tsk_1")
 
@@ -177,8 +177,8 @@ async def test_a_404_in_another_shape_than_klings_proves_no_absence(
 
 
 async def test_a_parameter_error_that_says_task_not_found_means_not_found() -> None:
-    says = ScriptedAnswer(document={"code": 1201, "message": "Task not found"}, status=400)
-    async with a_scripted_server(says) as server, a_client(server.url) as kling:
+    answer = ScriptedAnswer(document={"code": 1201, "message": "Task not found"}, status=400)
+    async with a_scripted_server(answer) as server, a_client(server.url) as kling:
         assert await kling.find_by_external_id(ENDPOINT, "a b:c") is None
 
     assert server.requests[0].target == "/v1/images/multi-image2image/a%20b%3Ac"
@@ -186,19 +186,19 @@ async def test_a_parameter_error_that_says_task_not_found_means_not_found() -> N
 
 @pytest.mark.parametrize("name", ["a/b", "a\\b", "50%2F", "a;b", ".."])
 async def test_not_found_is_not_trusted_for_an_ambiguous_id(name: str) -> None:
-    says = ScriptedAnswer(document={"code": 1203, "message": "not found"}, status=404)
-    async with a_scripted_server(says) as server, a_client(server.url) as kling:
+    answer = ScriptedAnswer(document={"code": 1203, "message": "not found"}, status=404)
+    async with a_scripted_server(answer) as server, a_client(server.url) as kling:
         with pytest.raises(UnknownResource):
             await kling.find_by_external_id(ENDPOINT, name)
 
-    says = ScriptedAnswer(document={"code": 0, "data": []})
-    async with a_scripted_server(says) as server, a_client(server.url) as kling:
+    answer = ScriptedAnswer(document={"code": 0, "data": []})
+    async with a_scripted_server(answer) as server, a_client(server.url) as kling:
         with pytest.raises(UnknownResource):
             await kling.find_by_external_id(NEW, "a,b")
 
 
 @pytest.mark.parametrize(
-    ("says", "error"),
+    ("answer", "error"),
     [
         (ScriptedAnswer(document={"code": 1201, "message": "bad id"}, status=400), KlingRefusal),
         (ScriptedAnswer(document={"code": 5000}, status=500), ServerError),
@@ -211,8 +211,8 @@ async def test_not_found_is_not_trusted_for_an_ambiguous_id(name: str) -> None:
         (ScriptedAnswer(raw=b""), KlingUncertain),
     ],
 )
-async def test_an_inconclusive_lookup_raises(says: ScriptedAnswer, error: type[KlingError]) -> None:
-    async with a_scripted_server(says) as server, a_client(server.url) as kling:
+async def test_an_inconclusive_lookup_raises(answer: ScriptedAnswer, error: type[KlingError]) -> None:
+    async with a_scripted_server(answer) as server, a_client(server.url) as kling:
         with pytest.raises(error):
             await kling.find_by_external_id(ENDPOINT, "a")
 

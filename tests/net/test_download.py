@@ -82,8 +82,8 @@ async def test_an_interrupted_download_requests_only_the_rest(http_client: HttpC
         assert await fetch(http_client, peer.url, target) == Completed(size=len(FILE))
 
     assert bytes(target.content) == FILE
-    asked = peer.requests[1].headers
-    assert (asked["range"], asked["if-range"]) == ("bytes=100-", '"v1"')
+    headers = peer.requests[1].headers
+    assert (headers["range"], headers["if-range"]) == ("bytes=100-", '"v1"')
 
 
 async def test_a_file_that_changed_meanwhile_is_taken_anew(http_client: HttpClient) -> None:

@@ -228,8 +228,8 @@ async def test_an_error_of_a_check_is_its_finding(tmp_path: Path) -> None:
     def break_down(_: Subject) -> Finding:
         raise KeyError("member")
 
-    looks = (refuse, lock, break_down)
-    (refused,), (locked,), (broken,) = [await Check("a", look).run(a_subject(tmp_path)) for look in looks]
+    checks = (refuse, lock, break_down)
+    (refused,), (locked,), (broken,) = [await Check("a", check).run(a_subject(tmp_path)) for check in checks]
 
     assert (refused.status, refused.message, refused.remedy) == (Status.FAILED, "It did not answer.", "Start it.")
     assert locked.message == "/secret cannot be read: Permission denied."

@@ -83,11 +83,11 @@ async def test_only_waiting_deliveries_become_due(store: Store) -> None:
 async def test_alerts_are_saved_with_the_update_or_not_at_all(store: Store) -> None:
     event = await a_pending_event(store, "evt_1")
     alert = an_event("evt_alert", type="alert.asset_lost", task_id=event.task_id)
-    said = RoutedEvent(event=alert, deliveries=[a_delivery("dlv_alert", event_id="evt_alert", route="mail")])
+    routed = RoutedEvent(event=alert, deliveries=[a_delivery("dlv_alert", event_id="evt_alert", route="mail")])
 
-    assert await store.archive.save(an_archive_update(event, alerts=[said]))
-    assert not await store.archive.save(an_archive_update(event, alerts=[said])), "nothing more is to come for it"
-    assert not await store.archive.save(ArchiveUpdate(event_id="evt_none", envelope=b"{}", alerts=[said]))
+    assert await store.archive.save(an_archive_update(event, alerts=[routed]))
+    assert not await store.archive.save(an_archive_update(event, alerts=[routed])), "nothing more is to come for it"
+    assert not await store.archive.save(ArchiveUpdate(event_id="evt_none", envelope=b"{}", alerts=[routed]))
 
     assert await store.catalog.event("evt_alert") == alert
     assert await store.deliveries.due_routes() == {"mail": alert.created_at}

@@ -198,12 +198,12 @@ async def test_a_batch_is_finished_once_with_all_its_tasks(store: Store, batches
     await finish_task(store, 3, TaskState.EXPIRED, envelope=b"three")
     make_event = BatchEventRecorder()
 
-    said = [
+    events = [
         *await asyncio.gather(*(batches.finish("b1", make_event, limit=2) for _ in range(3))),
         await batches.finish("b1", make_event, limit=2),
     ]
 
-    assert [each is not None for each in said] == [True, False, False, False]
+    assert [each is not None for each in events] == [True, False, False, False]
     [end] = make_event.ends
     assert end.counts == {ListedState.SUCCEED: 1, ListedState.FAILED: 1, ListedState.EXPIRED: 1}
     assert [(each.task.id, each.envelope) for each in end.tasks] == [("tsk_1", b"one"), ("tsk_2", b"two")]

@@ -284,7 +284,7 @@ async def test_bring_forward_is_limited_and_waits_for_files(
         an_event(f"evt_{n}", task_id=None, type="alert.x", archiving=ArchiveState.PENDING, created_at=at(9000))
         for n in (5, 6)
     ]
-    told = an_event("evt_7", task_id=None, type="alert.x", archiving=ArchiveState.LATE, created_at=at(9000))
+    alert = an_event("evt_7", task_id=None, type="alert.x", archiving=ArchiveState.LATE, created_at=at(9000))
     await add_deliveries(
         store,
         a_delivery("dlv_1", event_id="evt_1", due_at=at(1)),
@@ -293,7 +293,7 @@ async def test_bring_forward_is_limited_and_waits_for_files(
         a_delivery("dlv_4", event_id="evt_4", due_at=at(8000), route="other"),
     )
     await store.tasks.add_events(
-        [*awaited, told],
+        [*awaited, alert],
         [
             a_delivery("dlv_5", event_id="evt_5", due_at=at(9900)),
             a_delivery("dlv_6", event_id="evt_6", due_at=at(800)),
@@ -377,6 +377,6 @@ async def test_the_backlog_is_counted_by_route(store: Store) -> None:
         a_delivery("dlv_4", event_id="evt_4", status=DeliveryStatus.DEAD, finished_at=at(4)),
     )
 
-    told = [(each.route, each.pending, each.oldest) for each in await store.catalog.backlog()]
+    backlog = [(each.route, each.pending, each.oldest) for each in await store.catalog.backlog()]
 
-    assert told == [("other", 1, at(3)), ("publish", 2, at(1))]
+    assert backlog == [("other", 1, at(3)), ("publish", 2, at(1))]

@@ -134,13 +134,13 @@ async def test_a_kill_loses_nothing_acknowledged(opener: Opener, place: str) -> 
     )
     assert hammering.stdout is not None
     with hammering:
-        said = [await asyncio.to_thread(hammering.stdout.readline) for _ in range(500)]
+        lines = [await asyncio.to_thread(hammering.stdout.readline) for _ in range(500)]
         hammering.kill()
-        said += hammering.stdout.readlines()
+        lines += hammering.stdout.readlines()
 
     async with opener() as store:
-        assert await count_complete(store) >= len(said) >= 500
-        for n in map(int, said):
+        assert await count_complete(store) >= len(lines) >= 500
+        for n in map(int, lines):
             assert await store.catalog.event(f"evt_{n}") is not None
 
 

@@ -110,8 +110,8 @@ def test_a_file_without_a_store_is_refused(path: Path) -> None:
             maintenance.backup(path, path.with_name("backup.db"))
         with pytest.raises(StoreError) as counted:
             maintenance.stats_at(path)
-        for said in (fault, str(backed_up.value), str(counted.value)):
-            assert said.endswith("contains no store. Restore a backup, or let `serve` create a new store.")
+        for message in (fault, str(backed_up.value), str(counted.value)):
+            assert message.endswith("contains no store. Restore a backup, or let `serve` create a new store.")
         path.write_bytes(b"")
     assert not path.with_name("backup.db").exists()
 

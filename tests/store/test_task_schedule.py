@@ -72,8 +72,8 @@ async def test_a_claim_can_be_limited_to_endpoints(store: Store) -> None:
 async def test_make_due_keeps_the_gap_to_the_last_poll(store: Store) -> None:
     moments = {"over": 5, "claimed": 60, "just asked": 60, "soon": 11, "far": 400, "asked in time to come": 60}
     for name, due in moments.items():
-        asked_at = {"just asked": at(9), "claimed": at(1), "soon": at(9), "asked in time to come": at(50)}.get(name)
-        await store.tasks.add(a_task(id=name, due_at=at(due), polling=Polling(at=asked_at)), b"")
+        polled_at = {"just asked": at(9), "claimed": at(1), "soon": at(9), "asked in time to come": at(50)}.get(name)
+        await store.tasks.add(a_task(id=name, due_at=at(due), polling=Polling(at=polled_at)), b"")
     await store.tasks.add(a_task(id="queued", state=TaskState.QUEUED, due_at=at(60)), b"")
     await store.tasks.add(a_task(id="never", due_at=None), b"")
 

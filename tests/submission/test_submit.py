@@ -241,22 +241,22 @@ async def test_many_tasks_of_one_project_do_not_starve_another(tmp_path: Path) -
         for number in range(1, 8):
             await finish_task(system, number)
 
-        went = [kling_task.external_task_id for kling_task in system.kling.tasks.values()][2:8]
-        assert set(went) == {few[0].id, few[1].id, few[2].id, untagged.id, many[2].id, many[3].id}
-        assert went[:2] in ([few[0].id, untagged.id], [untagged.id, few[0].id])
+        sent = [kling_task.external_task_id for kling_task in system.kling.tasks.values()][2:8]
+        assert set(sent) == {few[0].id, few[1].id, few[2].id, untagged.id, many[2].id, many[3].id}
+        assert sent[:2] in ([few[0].id, untagged.id], [untagged.id, few[0].id])
 
 
 async def test_tasks_are_sent_by_priority_and_then_by_age(tmp_path: Path) -> None:
     settings = KlingSettings(slots=SlotSettings(image=1))
     async with a_task_system(tmp_path, kling_settings=settings) as system, system.running():
         await system.submit()
-        asked = [await system.submit(priority=priority) for priority in (0, -1, 5, 0, 5)]
+        tasks = [await system.submit(priority=priority) for priority in (0, -1, 5, 0, 5)]
 
         for number in range(1, 6):
             await finish_task(system, number)
 
-        went = [kling_task.external_task_id for kling_task in system.kling.tasks.values()][1:]
-        assert went == [asked[place].id for place in (2, 4, 0, 3, 1)]
+        sent = [kling_task.external_task_id for kling_task in system.kling.tasks.values()][1:]
+        assert sent == [tasks[place].id for place in (2, 4, 0, 3, 1)]
 
 
 async def test_small_tasks_do_not_overtake_a_large_task_for_ever(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ async def add_new_api_tasks(system: TaskSystem, count: int) -> None:
 
 
 def batch_sizes(system: TaskSystem) -> Counter[int]:
-    return Counter(len(asked) for asked in system.kling.query_batches)
+    return Counter(len(batch) for batch in system.kling.query_batches)
 
 
 async def test_two_hundred_due_tasks_are_polled_in_ten_batches(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ async def test_a_batch_counts_as_one_poll_within_the_limits(tmp_path: Path) -> N
 
         assert batch_sizes(system)[1] >= 100
         assert sum(batch_sizes(system).values()) <= 100 + 1500 // MAX_BATCH + MAX_CONCURRENT * 15
-        assert Counter(asked for asked, _ in system.kling.queries) == {f"k{number}": 1 for number in range(1600)}
+        assert Counter(kling_id for kling_id, _ in system.kling.queries) == {f"k{number}": 1 for number in range(1600)}
         assert system.kling.max_in_flight <= MAX_CONCURRENT
 
 
@@ -87,7 +87,7 @@ async def test_a_task_omitted_from_a_batch_is_polled_alone_from_then_on(tmp_path
 
         assert ["k3"] in system.kling.query_batches[3:]
         assert ["k7"] in system.kling.query_batches[3:]
-        assert not [asked for asked in system.kling.query_batches[1:] if len(asked) > 1 and {"k3", "k7"} & set(asked)]
+        assert not [batch for batch in system.kling.query_batches[1:] if len(batch) > 1 and {"k3", "k7"} & set(batch)]
 
 
 @pytest.mark.parametrize("fault", [refusal(400, 1201), refusal(404, None)], ids=["one bad id", "no such method"])
@@ -97,7 +97,7 @@ async def test_tasks_of_a_refused_batch_are_polled_alone(tmp_path: Path, fault: 
         for kling_task in system.kling.tasks.values():
             system.kling.finish_task(kling_task)
         bad = system.kling.tasks["k5"]
-        system.kling.query_fault = lambda asked: fault if asked == bad.id else None
+        system.kling.query_fault = lambda kling_id: fault if kling_id == bad.id else None
 
         async with system.running():
             await system.advance(3)
@@ -109,15 +109,15 @@ async def test_tasks_of_a_refused_batch_are_polled_alone(tmp_path: Path, fault: 
 async def test_a_task_that_fails_its_batch_delays_it_once_for_a_second(tmp_path: Path) -> None:
     async with a_task_system(tmp_path, poll=FAST_POLLING) as system:
         await add_new_api_tasks(system, 20)
-        system.kling.query_fault = lambda asked: refusal(500, 5000) if asked == "k0" else None
+        system.kling.query_fault = lambda ids: refusal(500, 5000) if ids == "k0" else None
 
         async with system.running():
             await system.advance(2)
-            alone = Counter(asked[0] for asked in system.kling.query_batches if len(asked) == 1)
+            alone = Counter(ids[0] for ids in system.kling.query_batches if len(ids) == 1)
             assert set(alone) == {f"k{number}" for number in range(20)}
             await system.advance(100)
 
-        assert not [asked for asked in system.kling.query_batches[1:] if len(asked) > 1 and "k0" in asked]
+        assert not [ids for ids in system.kling.query_batches[1:] if len(ids) > 1 and "k0" in ids]
         assert max(map(len, system.kling.query_batches[1:])) >= 18
 
 
@@ -151,7 +151,7 @@ async def test_a_pending_push_does_not_wait_for_a_batch(tmp_path: Path) -> None:
         await system.push(kling_task.token, system.kling.finish_task(kling_task))
         await system.settle()
 
-        assert [asked for asked, _ in system.kling.queries] == ["k1"]
+        assert [kling_id for kling_id, _ in system.kling.queries] == ["k1"]
         assert (await system.task(task.id)).state is TaskState.SUCCEED
 
 
@@ -167,7 +167,7 @@ async def test_forged_pushes_for_many_tasks_cost_few_polls(tmp_path: Path) -> No
             await system.advance(1)
 
         for kling_id in system.kling.tasks:
-            moments = [moment for asked, moment in system.kling.queries if asked == kling_id]
+            moments = [moment for id_, moment in system.kling.queries if id_ == kling_id]
             assert len(moments) > 5
             assert all(later - earlier >= MIN_POLL_GAP for earlier, later in pairwise(moments))
         assert "task.succeed" not in await system.event_types()

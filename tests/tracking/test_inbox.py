@@ -59,13 +59,13 @@ async def test_forged_pushes_reach_no_route_and_cost_a_poll_every_five_seconds(
             if number % 20 == 0:
                 await system.advance(1)
 
-        moments = [moment for asked, moment in system.kling.queries if asked == kling_task.id]
+        moments = [moment for kling_id, moment in system.kling.queries if kling_id == kling_task.id]
         record_counts(questions_asked=len(moments), events_started=len(await system.event_types()) - 1)
         assert refused < FORGED / 2
         took = system.clock.now() - begun
         assert len(moments) <= took / poll_schedule.MIN_POLL_GAP + 1
         assert all(later - earlier >= poll_schedule.MIN_POLL_GAP for earlier, later in pairwise(moments))
-        assert {asked for asked, _ in system.kling.queries} == {kling_task.id}
+        assert {kling_id for kling_id, _ in system.kling.queries} == {kling_task.id}
         assert await system.event_types() == ["task.processing"]
 
         with suppress(TooManyPending):  # then a poll finds the end
@@ -166,13 +166,13 @@ async def test_a_contradicted_end_is_polled_and_raises_one_alert(tmp_path: Path,
         task, kling_task = await a_running_task(system)
         await system.push(kling_task.token, system.kling.finish_task(kling_task))
         await system.settle()
-        asked = len(system.kling.queries)
+        poll_count = len(system.kling.queries)
 
         for _ in range(3):
             await system.push(kling_task.token, system.kling.finish_task(kling_task, "failed"))
             await system.advance(10, step=5)
 
-        assert len(system.kling.queries) > asked
+        assert len(system.kling.queries) > poll_count
         (alert,) = await system.alerts("task_contradicted")
         assert (alert["task"]["id"], alert["state"]) == (task.id, "succeed")
         assert (await system.task(task.id)).state is TaskState.SUCCEED
@@ -199,7 +199,7 @@ async def test_a_success_without_a_result_is_polled_again_before_it_counts(tmp_p
     async with a_task_system(tmp_path) as system, system.running():
         task, kling_task = await a_running_task(system)
         await system.advance(300, step=10)
-        asked = len(system.kling.queries)
+        poll_count = len(system.kling.queries)
 
         await system.push(kling_task.token, system.kling.finish_task(kling_task, result=result))
         await system.advance(70, step=5)
@@ -208,9 +208,9 @@ async def test_a_success_without_a_result_is_polled_again_before_it_counts(tmp_p
 
         ended = await system.task(task.id)
         assert (ended.state, ended.message) == (TaskState.SUCCEED, lifecycle.NO_RESULT)
-        assert len(system.kling.queries) - asked == 5
+        assert len(system.kling.queries) - poll_count == 5
         await system.advance(3600, step=300)
-        assert len(system.kling.queries) - asked == 5
+        assert len(system.kling.queries) - poll_count == 5
 
 
 async def test_a_result_that_follows_a_success_is_delivered_with_it(tmp_path: Path) -> None:

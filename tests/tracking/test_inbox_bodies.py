@@ -36,11 +36,11 @@ async def test_a_pushed_body_changes_its_task_as_listed(tmp_path: Path, case: di
         task = await system.task(await push_to_new_url(system, case_bytes(case)))
 
         reading = protocol.parse_status(case_bytes(case))
-        said = None if reading.has_duplicate_keys else reading.state
-        assert task.state is (said or (TaskState.SUBMITTED if reading.kling_id else task.state))
+        state = None if reading.has_duplicate_keys else reading.state
+        assert task.state is (state or (TaskState.SUBMITTED if reading.kling_id else task.state))
         assert task.kling_id == reading.kling_id
         events = (await system.store.catalog.events(task_id=task.id)).items
-        assert [event.type for event in events] == ([] if said is None else [f"task.{said}"])
+        assert [event.type for event in events] == ([] if state is None else [f"task.{state}"])
         if events:
             data = json.loads(events[0].envelope)["data"]
             assert {kind: tuple(entries) for kind, entries in data["result"].items()} == reading.result

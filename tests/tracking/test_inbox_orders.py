@@ -41,12 +41,12 @@ class Update:
     is_answer: bool = False
 
     def body(self, task: Task) -> bytes:
-        told: Json = {"task_id": self.kling_id, "task_status": self.status}
+        body: Json = {"task_id": self.kling_id, "task_status": self.status}
         if self.kling_id == "k1":
-            told["task_info"] = {"external_task_id": task.external_task_id}
+            body["task_info"] = {"external_task_id": task.external_task_id}
         if self.status == "succeed" and not self.is_empty:
-            told["task_result"] = IMAGES
-        return json.dumps(told).encode()
+            body["task_result"] = IMAGES
+        return json.dumps(body).encode()
 
 
 STATUSES = st.sampled_from(["submitted", "processing", "succeed", "failed", "simmering"])
@@ -184,10 +184,10 @@ async def check_order_against_api(shared: SharedSystem, order: list[Update], tru
     assert (await system.task(task.id)).state == truth
     events = (await system.store.catalog.events(task_id=task.id, limit=100)).items
     for event in events:
-        said = json.loads(event.envelope)["data"]
-        if verify is Verify.ALWAYS or said["status"] in ("succeed", "failed"):
-            assert said["verified"] == "api"
-            assert said.get("result", {}) == (IMAGES if said["status"] == "succeed" else {})
+        printed = json.loads(event.envelope)["data"]
+        if verify is Verify.ALWAYS or printed["status"] in ("succeed", "failed"):
+            assert printed["verified"] == "api"
+            assert printed.get("result", {}) == (IMAGES if printed["status"] == "succeed" else {})
 
 
 def test_a_signed_end_resolves_the_pending_pushes(tmp_path: Path) -> None:

@@ -96,7 +96,9 @@ async def test_a_flood_neither_drops_nor_delays_an_acknowledged_push(tmp_path: P
         assert refused >= 150
         page = await system.store.catalog.events(task_id=task.id)
         assert [event.body for event in page.items] == [body]
-        assert Counter(Counter(asked for asked, _ in system.kling.queries if asked != "true").values()).keys() == {1}
+        assert Counter(
+            Counter(kling_id for kling_id, _ in system.kling.queries if kling_id != "true").values()
+        ).keys() == {1}
 
 
 async def test_a_refused_push_is_admitted_after_another_was_confirmed(tmp_path: Path) -> None:
@@ -115,7 +117,7 @@ async def test_a_refused_push_is_admitted_after_another_was_confirmed(tmp_path: 
 async def test_an_id_without_an_answer_does_not_block_other_ids(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         task, kling_task = await a_callback_url_task(system)
-        system.kling.query_fault = lambda asked: refusal(500, 5000) if asked.startswith("forged") else None
+        system.kling.query_fault = lambda kling_id: refusal(500, 5000) if kling_id.startswith("forged") else None
         await push_many(system, kling_task, 3)
         await system.push(kling_task.token, system.kling.finish_task(kling_task))
 
@@ -172,7 +174,7 @@ async def test_a_true_push_is_confirmed_among_many_forged_ones(tmp_path: Path) -
 async def test_a_push_with_another_id_is_never_delivered(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         task, kling_task = await a_callback_url_task(system)
-        system.kling.query_fault = lambda asked: refusal(404, 1203) if asked == "forged" else None
+        system.kling.query_fault = lambda kling_id: refusal(404, 1203) if kling_id == "forged" else None
         body = system.kling.finish_task(kling_task)
         await system.push(kling_task.token, kling_task.status_body(task_id="forged"))
         await system.push(kling_task.token, body)

@@ -20,7 +20,7 @@ from receiver.tracking.poller import MAX_CONCURRENT, MAX_POLLS_PER_SECOND
 
 
 def poll_gaps(kling: FakeKling, task_id: str) -> list[float]:
-    moments = [moment for asked, moment in kling.queries if asked == task_id]
+    moments = [moment for kling_id, moment in kling.queries if kling_id == task_id]
     return [(later - earlier).total_seconds() for earlier, later in pairwise(moments)]
 
 
@@ -37,7 +37,7 @@ async def test_polls_in_flight_at_a_kill_are_repeated_at_the_start(tmp_path: Pat
         await system.settle()
 
         assert {(await system.task(task.id)).state for task in claimed} == {TaskState.SUCCEED}
-        assert Counter(asked for asked, _ in kling.queries) == {f"k{number}": 1 for number in range(30)}
+        assert Counter(kling_id for kling_id, _ in kling.queries) == {f"k{number}": 1 for number in range(30)}
 
 
 async def test_repeated_starts_respect_the_gap_between_polls(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ async def test_without_callbacks_a_task_ends_one_interval_late_at_most(tmp_path:
         for task in tasks:
             ended = await system.task(task.id)
             assert ended.state.is_final
-            learnt_at = max(moment for asked, moment in system.kling.queries if asked == ended.kling_id)
+            learnt_at = max(moment for kling_id, moment in system.kling.queries if kling_id == ended.kling_id)
             assert learnt_at - ended_at[ended.kling_id or ""] <= FAST_POLLING.every + timedelta(seconds=1)
         ends = [name for name in await system.event_types() if name in ("task.succeed", "task.failed")]
         assert Counter(ends) == {"task.succeed": 13, "task.failed": 7}
@@ -160,7 +160,7 @@ async def test_a_pushed_end_does_not_wait_behind_hundreds_of_due_tasks(tmp_path:
             assert (await system.task(task.id)).state is TaskState.SUCCEED
             assert len(system.kling.queries) <= 3 * MAX_POLLS_PER_SECOND
             await system.advance(12, step=0.5)
-            assert {asked for asked, _ in system.kling.queries} == set(system.kling.tasks)
+            assert {kling_id for kling_id, _ in system.kling.queries} == set(system.kling.tasks)
 
 
 async def test_every_second_claim_takes_the_longest_due_tasks(tmp_path: Path) -> None:
@@ -171,9 +171,9 @@ async def test_every_second_claim_takes_the_longest_due_tasks(tmp_path: Path) ->
         async with system.running():
             await system.advance(4, step=0.5)
 
-            asked = {asked for asked, _ in system.kling.queries}
-            assert len(asked) >= 4 * MAX_POLLS_PER_SECOND
-            assert len(asked & quiet) >= 80
+            kling_id = {kling_id for kling_id, _ in system.kling.queries}
+            assert len(kling_id) >= 4 * MAX_POLLS_PER_SECOND
+            assert len(kling_id & quiet) >= 80
 
 
 @pytest.mark.parametrize(
@@ -274,13 +274,13 @@ async def test_in_an_outage_callbacks_are_stored_but_not_routed_unconfirmed(tmp_
 async def test_a_task_that_makes_kling_fail_does_not_block_others(tmp_path: Path) -> None:
     async with a_task_system(tmp_path, poll=FAST_POLLING) as system:
         tasks = await add_stalled_tasks(system, 20)
-        system.kling.query_fault = lambda asked: refusal(500, 5000) if asked == "k0" else None
+        system.kling.query_fault = lambda kling_id: refusal(500, 5000) if kling_id == "k0" else None
         async with system.running():
             await system.advance(100)
 
-        asked = Counter(asked for asked, _ in system.kling.queries)
-        assert all(asked[f"k{number}"] >= 3 for number in range(1, 20))
-        assert asked["k0"] <= 12
+        kling_id = Counter(kling_id for kling_id, _ in system.kling.queries)
+        assert all(kling_id[f"k{number}"] >= 3 for number in range(1, 20))
+        assert kling_id["k0"] <= 12
         assert (await system.task(tasks[0].id)).state is TaskState.SUBMITTED
 
 
@@ -306,6 +306,6 @@ async def test_a_task_unknown_to_kling_is_polled_until_it_expires(tmp_path: Path
 
         assert (await system.task(task.id)).state is TaskState.EXPIRED
         assert await system.event_types() == ["alert.task_stuck", "task.expired"]
-        asked = len(system.kling.queries)
+        poll_count = len(system.kling.queries)
         await system.advance(3600, step=300)
-        assert len(system.kling.queries) == asked
+        assert len(system.kling.queries) == poll_count

@@ -46,8 +46,8 @@ async def test_a_stuck_task_raises_one_alert_through_restarts_and_expires(tmp_pa
         await system.advance(3500, step=100)
         assert await system.alerts("task_stuck") == []
         await system.advance(500, step=100)
-        (told,) = await system.alerts("task_stuck")
-        assert (told["task"]["id"], told["task"]["kling_id"], told["state"]) == (task.id, "k1", "processing")
+        (alert,) = await system.alerts("task_stuck")
+        assert (alert["task"]["id"], alert["task"]["kling_id"], alert["state"]) == (task.id, "k1", "processing")
 
     for _ in range(3):
         async with a_task_system(tmp_path, kling=system.kling, clock=system.clock) as system, system.running():
@@ -99,8 +99,8 @@ async def test_an_unpollable_callback_url_task_raises_a_stuck_alert(tmp_path: Pa
         assert await system.alerts("task_stuck") == []
         await system.advance(200, step=100)
 
-        (told,) = await system.alerts("task_stuck")
-        assert told["task"]["kling_id"] == "k9"
+        (alert,) = await system.alerts("task_stuck")
+        assert alert["task"]["kling_id"] == "k9"
 
 
 async def an_expired_task(system: TaskSystem) -> KlingTask:
@@ -115,13 +115,13 @@ async def an_expired_task(system: TaskSystem) -> KlingTask:
 async def test_a_callback_after_expiry_delivers_the_success(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         kling_task = await an_expired_task(system)
-        asked = len(system.kling.queries)
+        poll_count = len(system.kling.queries)
 
         await system.push(kling_task.token, system.kling.finish_task(kling_task))
         await system.settle()
 
         assert (await system.event_types())[-2:] == ["task.expired", "task.succeed"]
-        assert len(system.kling.queries) == asked + 1
+        assert len(system.kling.queries) == poll_count + 1
         assert (await system.task(kling_task.id)).state is TaskState.SUCCEED
 
 
@@ -129,22 +129,22 @@ async def test_a_callback_after_expiry_delivers_the_success(tmp_path: Path) -> N
 async def test_an_end_after_expiry_is_found_by_polling(tmp_path: Path, how: str) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         kling_task = await an_expired_task(system)
-        asked = len(system.kling.queries)
+        poll_count = len(system.kling.queries)
         system.kling.finish_task(kling_task, how)
 
         await system.advance(20 * 86400, step=6 * 3600)
 
         assert (await system.event_types())[-2:] == ["task.expired", f"task.{how}"]
-        assert len(system.kling.queries) == asked + 1
+        assert len(system.kling.queries) == poll_count + 1
 
 
 async def test_an_expired_task_is_polled_a_few_more_times(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         kling_task = await an_expired_task(system)
-        asked = len(system.kling.queries)
+        poll_count = len(system.kling.queries)
 
         await system.advance(60 * 86400, step=12 * 3600)
 
-        assert 5 <= len(system.kling.queries) - asked <= 15
+        assert 5 <= len(system.kling.queries) - poll_count <= 15
         assert (await system.task(kling_task.id)).due_at is None
         assert await system.event_types() == ["task.processing", "alert.task_stuck", "task.expired"]

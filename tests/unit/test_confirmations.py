@@ -76,19 +76,19 @@ def test_large_pushes_leave_room_for_one_of_the_usual_size() -> None:
 
 def test_an_id_is_polled_before_all_later_ids() -> None:
     turns, pending = confirmations.IdRotation(), pending_pushes("unanswered", "true")
-    asked = []
+    polled = []
 
     for round_ in range(12):
-        asked.append(turns.next(UNBOUND, pending))
-        if asked[-1] not in ("unanswered", "true"):  # the API denies it
-            pending = [each for each in pending if each[1].kling_id != asked[-1]]
+        polled.append(turns.next(UNBOUND, pending))
+        if polled[-1] not in ("unanswered", "true"):  # the API denies it
+            pending = [each for each in pending if each[1].kling_id != polled[-1]]
         pending = pending + pending_pushes(f"new{round_}")
 
-    newcomers = [name for name in asked if name not in ("unanswered", "true")]
-    assert asked[:5] == ["unanswered", "true", "unanswered", "new0", "true"]
+    newcomers = [name for name in polled if name not in ("unanswered", "true")]
+    assert polled[:5] == ["unanswered", "true", "unanswered", "new0", "true"]
     assert newcomers == [f"new{place}" for place in range(len(newcomers))]
-    assert asked.count("unanswered") >= 3
-    assert asked.count("true") >= 3
+    assert polled.count("unanswered") >= 3
+    assert polled.count("true") >= 3
 
 
 def test_a_known_or_single_id_needs_no_rotation() -> None:

@@ -248,10 +248,10 @@ def test_every_form_of_not_found_is_recognized(status: int, document: Json | Non
 
 
 def test_a_code_is_shown_without_unprintable_characters() -> None:
-    said = ErrorResponse(status=400, headers={}, document={"code": "\ud800bad\0\x1b[2J code", "message": "no"})
+    response = ErrorResponse(status=400, headers={}, document={"code": "\ud800bad\0\x1b[2J code", "message": "no"})
 
-    error = to_error(said, is_create=False, now=START)
+    error = to_error(response, is_create=False, now=START)
 
-    assert said.code == "bad [2J code"
+    assert response.code == "bad [2J code"
     assert str(error).isprintable()
     assert ErrorResponse(status=400, headers={}, document={"code": "\0"}).code is None

@@ -56,10 +56,10 @@ def examine_as_answer(document: Json) -> None:
     """Take a body for what Kling answers to a call."""
     for status in (200, 201, 302, 400, 401, 404, 418, 429, 500, 503, 599):
         for creates in (True, False):
-            said = ErrorResponse(status=status, headers={}, document=document)
-            error = to_error(said, is_create=creates, now=START)
+            response = ErrorResponse(status=status, headers={}, document=document)
+            error = to_error(response, is_create=creates, now=START)
             assert error is None or str(error).isprintable()
-            said.is_not_found()
+            response.is_not_found()
 
 
 @pytest.mark.soak("spoilt bodies of Kling's", minutes=2)

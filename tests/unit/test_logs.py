@@ -32,7 +32,7 @@ def test_an_exception_keeps_its_traceback_in_the_same_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("variable", "argument", "heard"),
+    ("variable", "argument", "received"),
     [
         ({}, None, ["info", "warning"]),
         ({"KLING_RECEIVER_LOG": "warning"}, None, ["warning"]),
@@ -41,11 +41,11 @@ def test_an_exception_keeps_its_traceback_in_the_same_line() -> None:
     ],
 )
 def test_the_argument_outweighs_the_environment(
-    variable: dict[str, str], argument: str | None, heard: list[str]
+    variable: dict[str, str], argument: str | None, received: list[str]
 ) -> None:
     output = run_and_read("log.debug('a.said'); log.info('a.said'); log.warning('a.said')", level=argument, **variable)
 
-    assert [json.loads(line)["level"] for line in output.splitlines()] == heard
+    assert [json.loads(line)["level"] for line in output.splitlines()] == received
 
 
 def test_an_unknown_level_is_an_error_with_source_and_remedy() -> None:

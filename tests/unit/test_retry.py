@@ -50,10 +50,10 @@ def test_waits_follow_the_schedule_and_its_last_one_repeats(attempt: int, planne
 
 
 def test_retry_after_may_extend_a_wait_up_to_a_limit() -> None:
-    asked = decide(Failed(reason="busy", retry_after=timedelta(minutes=10)))
+    verdict = decide(Failed(reason="busy", retry_after=timedelta(minutes=10)))
     too_long = decide(Failed(reason="busy", retry_after=timedelta(days=10)))
 
-    assert asked.due_at == START + timedelta(minutes=10)
+    assert verdict.due_at == START + timedelta(minutes=10)
     assert too_long.due_at == START + MAX_RETRY_AFTER
 
 

@@ -239,12 +239,12 @@ def test_an_inaccessible_path_is_named_in_every_setting(text: str, tmp_path: Pat
     text = text.replace("@", "x" * 300)
 
     if "[store]" in text:
-        said = config_error(tmp_path, text, KEYED)
+        message = config_error(tmp_path, text, KEYED)
     else:
-        (said,) = load_text(tmp_path, text, KEYED).warnings
+        (message,) = load_text(tmp_path, text, KEYED).warnings
 
-    assert said.removeprefix(f"{tmp_path}/").startswith("config.toml:2: ")
-    assert said.endswith("x cannot be inspected: File name too long; name another path")
+    assert message.removeprefix(f"{tmp_path}/").startswith("config.toml:2: ")
+    assert message.endswith("x cannot be inspected: File name too long; name another path")
 
 
 @pytest.mark.parametrize("length", ["10m", "0s", "11y", "4000d", "999999999999999d"])
@@ -352,8 +352,8 @@ def test_the_schema_has_every_key_with_its_default() -> None:
 def test_a_valid_setting_that_is_probably_a_mistake_is_a_warning(text: str, warning: str, tmp_path: Path) -> None:
     loaded = load_text(tmp_path, text, KEYED)
 
-    (said,) = loaded.warnings
-    assert said.removeprefix(f"{tmp_path}/").startswith(warning)
+    (found,) = loaded.warnings
+    assert found.removeprefix(f"{tmp_path}/").startswith(warning)
 
 
 @pytest.mark.parametrize(
@@ -366,10 +366,10 @@ def test_a_valid_setting_that_is_probably_a_mistake_is_a_warning(text: str, warn
     ],
 )
 def test_a_key_that_kling_would_refuse_is_a_warning_without_the_key(tmp_path: Path, key: str, warning: str) -> None:
-    (said,) = load_text(tmp_path, f'[kling]\napi_key = "{key}"\n').warnings
+    (text,) = load_text(tmp_path, f'[kling]\napi_key = "{key}"\n').warnings
 
-    assert f"config.toml:2: kling.api_key: {warning}" in said
-    assert key not in said
+    assert f"config.toml:2: kling.api_key: {warning}" in text
+    assert key not in text
 
 
 @pytest.mark.parametrize("key", ["sk-0123456789", "your.key.0123", "a", "xx-0123"])
@@ -379,6 +379,6 @@ def test_a_key_that_may_be_real_is_no_warning(tmp_path: Path, key: str) -> None:
 
 @pytest.mark.parametrize("path", ["/callbacks", "/callbacks/", "/kling/callbacks"])
 def test_a_public_url_with_the_callbacks_path_is_a_warning(tmp_path: Path, path: str) -> None:
-    (said,) = load_text(tmp_path, f'[public]\nurl = "https://hooks.example.com{path}"\n', KEYED).warnings
+    (warning,) = load_text(tmp_path, f'[public]\nurl = "https://hooks.example.com{path}"\n', KEYED).warnings
 
-    assert "config.toml:2: public.url: ends in /callbacks" in said
+    assert "config.toml:2: public.url: ends in /callbacks" in warning

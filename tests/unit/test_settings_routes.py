@@ -102,10 +102,10 @@ def test_an_invalid_route_is_reported_by_line_and_key(text: str, fault: str, tmp
 
 @pytest.mark.parametrize("name", ["", "A", "a b", "a.b", "reply:host", "ä", "a" * 65])
 def test_a_route_name_is_short_and_plain(name: str, tmp_path: Path) -> None:
-    said = config_error(tmp_path, f'[[routes]]\nname = "{name}"\n{WEBHOOK}')
+    error = config_error(tmp_path, f'[[routes]]\nname = "{name}"\n{WEBHOOK}')
 
-    assert said.startswith("config.toml:2: routes.0.name: ")
-    assert "use a-z, 0-9, _ and -" in said
+    assert error.startswith("config.toml:2: routes.0.name: ")
+    assert "use a-z, 0-9, _ and -" in error
 
 
 def test_route_names_are_unique_even_beside_other_errors(tmp_path: Path) -> None:
@@ -194,27 +194,27 @@ def test_a_script_that_would_never_run_is_a_warning(script: str, warning: str, t
     (tmp_path / "plain").touch()
     text = f'[[routes]]\nname = "a"\nscript = {{ {script} }}'
 
-    (said,) = load_text(tmp_path, text, {"KLING_API_KEY": "k"}).warnings
+    (found,) = load_text(tmp_path, text, {"KLING_API_KEY": "k"}).warnings
 
-    assert said.startswith(f"{tmp_path}/config.toml:3: routes.0.script.")
-    assert said.endswith(warning)
+    assert found.startswith(f"{tmp_path}/config.toml:3: routes.0.script.")
+    assert found.endswith(warning)
 
 
 def test_a_condition_that_compares_with_a_key_is_a_warning(tmp_path: Path) -> None:
     text = route_text("where = 'task.label == \"ads\"'")
 
-    (said,) = load_text(tmp_path, text, {"KLING_API_KEY": "k"}).warnings
+    (warning,) = load_text(tmp_path, text, {"KLING_API_KEY": "k"}).warnings
 
-    assert 'config.toml:4: routes.0.where: compares with a "word" in double quotes' in said
+    assert 'config.toml:4: routes.0.where: compares with a "word" in double quotes' in warning
 
 
 @pytest.mark.parametrize("operator", ["==", "!="])
 def test_a_condition_that_compares_with_text_without_quotes_is_a_warning(tmp_path: Path, operator: str) -> None:
     text = route_text(f'where = "status && task.tags.project {operator} ads"')
 
-    (said,) = load_text(tmp_path, text, {"KLING_API_KEY": "k"}).warnings
+    (warning,) = load_text(tmp_path, text, {"KLING_API_KEY": "k"}).warnings
 
-    assert "config.toml:4: routes.0.where: compares with ads, which JMESPath reads as a key" in said
+    assert "config.toml:4: routes.0.where: compares with ads, which JMESPath reads as a key" in warning
 
 
 @pytest.mark.parametrize("where", ["task.label == 'ads'", "kling.task_status == status", "'ads' == task.label", "task"])
@@ -225,17 +225,17 @@ def test_a_condition_on_text_or_members_is_no_warning(tmp_path: Path, where: str
 def test_a_route_that_never_matches_its_batches_is_a_warning(tmp_path: Path) -> None:
     text = route_text('on = ["batch"]\nendpoints = ["images/*"]')
 
-    (said,) = load_text(tmp_path, text, {"KLING_API_KEY": "k"}).warnings
+    (warning,) = load_text(tmp_path, text, {"KLING_API_KEY": "k"}).warnings
 
-    assert "config.toml:5: routes.0.endpoints: never matches batches" in said
+    assert "config.toml:5: routes.0.endpoints: never matches batches" in warning
 
 
 def test_headers_over_plain_http_are_a_warning(tmp_path: Path) -> None:
     text = '[[routes]]\nname = "a"\nwebhook = { url = "http://app.example.com", headers = { a = "b" } }'
 
-    (said,) = load_text(tmp_path, text, {"KLING_API_KEY": "k"}).warnings
+    (warning,) = load_text(tmp_path, text, {"KLING_API_KEY": "k"}).warnings
 
-    assert "routes.0.webhook.url: is plain http to another machine" in said
+    assert "routes.0.webhook.url: is plain http to another machine" in warning
 
 
 def test_a_report_has_no_endpoint(tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ def token(folder: Path, reference: str, **environ: str) -> Secret | None:
 
 def fault(folder: Path, reference: str, **environ: str) -> str:
     """Give what is wrong with an admin token that is *reference*."""
-    said = config_error(folder, f'[admin]\ntoken = "{reference}"', environ)
-    assert said.startswith("config.toml:2: admin.token: ")
-    return said
+    error = config_error(folder, f'[admin]\ntoken = "{reference}"', environ)
+    assert error.startswith("config.toml:2: admin.token: ")
+    return error
 
 
 def test_a_secret_is_a_text_or_a_reference(tmp_path: Path) -> None:
@@ -80,10 +80,10 @@ def test_a_broken_reference_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     "value", ["two\nlines of it", " with-a-blank-at-its-start", "with-ümläuts-in-it", "tab\tin it"]
 )
 def test_a_secret_invalid_in_a_header_is_refused_and_not_quoted(value: str, tmp_path: Path) -> None:
-    said = fault(tmp_path, "env:TOKEN", TOKEN=value)
+    error = fault(tmp_path, "env:TOKEN", TOKEN=value)
 
-    assert "write only the secret" in said
-    assert value not in said
+    assert "write only the secret" in error
+    assert value not in error
 
 
 def test_only_klings_key_may_be_unset(tmp_path: Path) -> None:
@@ -132,10 +132,10 @@ def test_an_unusable_signing_secret_is_refused(place: str, secret: str, reason: 
     webhook = f'[[routes]]\nname = "a"\nwebhook = {{ url = "https://a.example.com", secret = ["{secret}"] }}'
     callbacks = f'[callbacks]\nsigning_secrets = [\n"{secret}"]'
 
-    said = config_error(tmp_path, callbacks if place == "callbacks" else webhook)
+    error = config_error(tmp_path, callbacks if place == "callbacks" else webhook)
 
-    assert said.startswith("config.toml:3: ")
-    assert reason in said
+    assert error.startswith("config.toml:3: ")
+    assert reason in error
 
 
 @pytest.mark.parametrize("secret", ['""', "[]"])
@@ -205,10 +205,10 @@ def test_headers_are_texts_or_references(tmp_path: Path) -> None:
 def test_an_invalid_header_is_refused(headers: str, reason: str, tmp_path: Path) -> None:
     text = f'[[routes]]\nname = "a"\nwebhook = {{ url = "https://a.example.com", headers = {{ {headers} }} }}'
 
-    said = config_error(tmp_path, text)
+    error = config_error(tmp_path, text)
 
-    assert said.startswith("config.toml:3: routes.0.webhook.headers.")
-    assert reason in said
+    assert error.startswith("config.toml:3: routes.0.webhook.headers.")
+    assert reason in error
 
 
 def test_a_scripts_variables_are_texts_or_references(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_results_are_archived_to_a_folder_a_storage_or_both(tmp_path: Path, text
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (f'url = "https://s3.example.com/b"\n{KEYS}', 'config.toml:2: archive.storage.url: must begin with "s3://"'),
         (f'url = "s3://"\n{KEYS}', "config.toml:2: archive.storage.url: "),
@@ -67,10 +67,10 @@ def test_results_are_archived_to_a_folder_a_storage_or_both(tmp_path: Path, text
         (f'url = "s3://bucket"\nbucket = "x"\n{KEYS}', "config.toml:3: archive.storage.bucket: unknown key"),
     ],
 )
-def test_an_error_of_the_storage_has_its_line_and_no_secret(tmp_path: Path, text: str, said: str) -> None:
+def test_an_error_of_the_storage_has_its_line_and_no_secret(tmp_path: Path, text: str, message: str) -> None:
     found = config_error(tmp_path, a_text(text))
 
-    assert said in found
+    assert message in found
     assert "hunter2" not in found
 
 
@@ -84,13 +84,13 @@ def test_an_unencrypted_storage_on_another_machine_is_a_warning(tmp_path: Path) 
 
 
 def test_the_keys_are_not_shown(tmp_path: Path) -> None:
-    told = str(
+    error = str(
         [
             (each.key, each.value)
             for each in effective_settings(load_text(tmp_path, a_text('url = "s3://bucket"\n' + KEYS)))
         ]
     )
 
-    assert "s3://bucket" in told
-    assert "hunter2" not in told
-    assert "AKIA" not in told
+    assert "s3://bucket" in error
+    assert "hunter2" not in error
+    assert "AKIA" not in error

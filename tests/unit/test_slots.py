@@ -131,11 +131,11 @@ def test_concurrent_accepts_raise_a_limit_lowered_by_a_refusal() -> None:
 
 def test_an_inconclusive_probe_is_repeated() -> None:
     slots, task = SlotLimiter(SlotSettings(image=0)), a_task(weight=1)
-    for learn in (slots.on_other_error, lambda task, now: slots.on_accepted(task, 3, 2, now)):
+    for record in (slots.on_other_error, lambda task, now: slots.on_accepted(task, 3, 2, now)):
         slots.restore({"image": 3}, at(1))
         slots.start(task, {"image": 3}, at(1), max_duration=CALL)
 
-        learn(task, at(2))
+        record(task, at(2))
 
         assert slots.admits(task, {"image": 3}, at(3))
 

@@ -73,8 +73,8 @@ def test_a_restart_learns_the_limit_of_each_model() -> None:
 
     slots.restore({"video/kling-v2-6": 2, "video/kling-v1": 3}, at(0))
 
-    learned = {each.key: each.learned for each in slots.limits()}
-    assert (learned["video/kling-v2-6"], learned["video/kling-v1"]) == (2, None)
+    limits = {each.key: each.learned for each in slots.limits()}
+    assert (limits["video/kling-v2-6"], limits["video/kling-v1"]) == (2, None)
 
 
 def test_another_scope_forgets_what_was_learned_by_the_old_one() -> None:

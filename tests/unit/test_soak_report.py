@@ -59,8 +59,8 @@ def run_soak(folder: Path, *options: str) -> tuple["subprocess.CompletedProcess[
 def test_a_report_includes_failed_runs_and_dead_workers(tmp_path: Path) -> None:
     ran, path = run_soak(tmp_path)
 
-    told = json.loads(path.with_suffix(".json").read_text())
-    runs = {run["title"]: run for run in told["runs"]}
+    printed = json.loads(path.with_suffix(".json").read_text())
+    runs = {run["title"]: run for run in printed["runs"]}
     assert ran.returncode == 1
     assert {title: run["verdict"] for title, run in runs.items()} == {
         "holds": "held",
@@ -73,9 +73,9 @@ def test_a_report_includes_failed_runs_and_dead_workers(tmp_path: Path) -> None:
     assert "12 | of them lost" in runs["does not hold (back)"]["why"]
     assert runs["cannot be tried"]["why"] == "there is no strace here"
     assert "crashed" in runs["takes its worker along"]["why"]
-    assert told["verdict"] == "2 held, 2 failed, 1 skipped"
-    assert {"python", "sqlite", "product", "commit", "cores", "seconds"} <= told.keys()
-    assert {"uvicorn", "aiosqlite"} <= told["packages"].keys()
+    assert printed["verdict"] == "2 held, 2 failed, 1 skipped"
+    assert {"python", "sqlite", "product", "commit", "cores", "seconds"} <= printed.keys()
+    assert {"uvicorn", "aiosqlite"} <= printed["packages"].keys()
     markdown = path.with_suffix(".md").read_text()
     assert "| holds | 7 | 10,000 cuts; 0 lost; answers 200: 1,200, 503: 3 |" in markdown
     assert markdown in ran.stdout
@@ -85,9 +85,9 @@ def test_a_report_includes_failed_runs_and_dead_workers(tmp_path: Path) -> None:
 def test_an_interrupted_soak_leaves_a_marked_partial_report(tmp_path: Path) -> None:
     _, path = run_soak(tmp_path, "-n0", "--exitfirst", "--deselect=test_made_up.py::test_dies")
 
-    told = json.loads(path.with_suffix(".json").read_text())
-    assert told["is_finished"] is False
-    assert told["verdict"].startswith("NOT FINISHED")
+    printed = json.loads(path.with_suffix(".json").read_text())
+    assert printed["is_finished"] is False
+    assert printed["verdict"].startswith("NOT FINISHED")
     assert "NOT FINISHED" in path.with_suffix(".md").read_text()
 
 

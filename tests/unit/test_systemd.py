@@ -42,7 +42,7 @@ print(json.dumps({
 
 
 def test_each_state_is_one_datagram_of_systemds_protocol(tmp_path: Path) -> None:
-    with notify_socket(str(tmp_path / "notify")) as heard:
+    with notify_socket(str(tmp_path / "notify")) as received:
         notifier = SystemdNotifier(str(tmp_path / "notify"))
 
         notifier.ready()
@@ -50,7 +50,7 @@ def test_each_state_is_one_datagram_of_systemds_protocol(tmp_path: Path) -> None
         notifier.watchdog()
         notifier.stopping()
 
-        assert [heard.recv(100) for _ in range(4)] == [
+        assert [received.recv(100) for _ in range(4)] == [
             b"READY=1",
             b"STATUS=two routes READY=0",
             b"WATCHDOG=1",
@@ -59,10 +59,10 @@ def test_each_state_is_one_datagram_of_systemds_protocol(tmp_path: Path) -> None
 
 
 def test_an_address_that_starts_with_at_is_an_abstract_socket() -> None:
-    with notify_socket(f"\0kling-receiver-test-{os.getpid()}") as heard:
+    with notify_socket(f"\0kling-receiver-test-{os.getpid()}") as received:
         SystemdNotifier(f"@kling-receiver-test-{os.getpid()}").ready()
 
-        assert heard.recv(100) == b"READY=1"
+        assert received.recv(100) == b"READY=1"
 
 
 @pytest.mark.parametrize("address", ["", "/nobody/listens", "vsock:2:1234", "@", "/nul\0inside", "/" + "x" * 300])
@@ -106,11 +106,11 @@ def test_without_a_watchdog_no_keepalive_is_sent(environ: dict[str, str]) -> Non
 
 def test_sockets_are_found_by_name_and_not_inherited() -> None:
     with listening() as first, listening() as second, listening() as third:
-        said = child([first, second, third], names="public:admin:public")
+        output = child([first, second, third], names="public:admin:public")
 
         ports = [s.getsockname()[1] for s in (first, second, third)]
-        assert said.returncode == 0, said.stderr
-        assert said.stdout == (
+        assert output.returncode == 0, output.stderr
+        assert output.stdout == (
             f'{{"ports": {{"public": [{ports[0]}, {ports[2]}], "admin": [{ports[1]}]}}, '
             '"inherited": [false, false, false], "environment": []}\n'
         )
@@ -118,19 +118,19 @@ def test_sockets_are_found_by_name_and_not_inherited() -> None:
 
 def test_sockets_without_names_are_called_unknown() -> None:
     with listening() as only:
-        said = child([only], names="")
+        output = child([only], names="")
 
-        assert f'"unknown": [{only.getsockname()[1]}]' in said.stdout
+        assert f'"unknown": [{only.getsockname()[1]}]' in output.stdout
 
 
 def test_an_unusable_socket_is_an_error_of_the_unit() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
-        said = child([datagrams], names="public")
+        output = child([datagrams], names="public")
 
-        assert said.returncode == 1
-        assert "'public'" in said.stderr
-        assert "ListenStream=" in said.stderr
-        assert "Traceback" not in said.stderr, "it was not ours to close"
+        assert output.returncode == 1
+        assert "'public'" in output.stderr
+        assert "ListenStream=" in output.stderr
+        assert "Traceback" not in output.stderr, "it was not ours to close"
 
 
 def test_sockets_for_another_process_are_ignored() -> None:
@@ -142,10 +142,10 @@ def test_sockets_for_another_process_are_ignored() -> None:
 
 @contextmanager
 def notify_socket(address: str) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
-        heard.bind(address)
-        heard.settimeout(5)
-        yield heard
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as received:
+        received.bind(address)
+        received.settimeout(5)
+        yield received
 
 
 @contextmanager

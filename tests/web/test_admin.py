@@ -81,11 +81,11 @@ async def test_a_revoked_callback_url_is_answered_like_an_unknown_one(web: WebAp
     revoked = await web.client.post(f"/api/callback-urls/{minted['task']['id']}/revoke")
     refused = await post_callback(web, minted["callback_url"], {"task_id": "99", **SUCCEED})
     unknown = await post_callback(web, made_up, {"task_id": "99", **SUCCEED})
-    of_nobody = await web.client.post("/api/callback-urls/tsk_none/revoke")
+    without_task = await web.client.post("/api/callback-urls/tsk_none/revoke")
 
     assert (revoked.status_code, revoked.json()["state"]) == (200, "awaiting")
     assert (refused.status_code, refused.content) == (unknown.status_code, unknown.content) == (404, unknown.content)
-    assert of_nobody.status_code == 404
+    assert without_task.status_code == 404
 
 
 async def test_a_callback_url_is_created_for_a_known_endpoint(web: WebApp) -> None:

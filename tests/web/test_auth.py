@@ -139,9 +139,9 @@ async def test_a_kling_client_without_the_token_gets_klings_error_shape(web: Web
 
 
 async def test_no_header_allows_other_origins(web: WebApp) -> None:
-    asked = {"origin": "https://attacker.example", "access-control-request-method": "POST"}
+    headers = {"origin": "https://attacker.example", "access-control-request-method": "POST"}
 
-    answer = await web.client.options("/api/tasks", headers=asked)
+    answer = await web.client.options("/api/tasks", headers=headers)
 
     assert answer.status_code == 405
     assert not [name for name in answer.headers if name.startswith("access-control-")]

@@ -78,7 +78,7 @@ async def test_an_unknown_batch_is_not_found(web: WebApp) -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch", "says"),
+    ("batch", "message"),
     [
         (7, "'batch' must be a name, or an object with a name and a size; found a number."),
         ({"size": 3}, "'batch' must be a name, or an object with a name"),
@@ -91,10 +91,10 @@ async def test_an_unknown_batch_is_not_found(web: WebApp) -> None:
         ({"name": "b", "count": 3}, "'count'"),
     ],
 )
-async def test_an_invalid_batch_name_is_refused(web: WebApp, batch: object, says: str) -> None:
+async def test_an_invalid_batch_name_is_refused(web: WebApp, batch: object, message: str) -> None:
     refused = await create(web, batch, status=400)
 
-    assert says in refused["detail"]
+    assert message in refused["detail"]
     assert (await get_json(web, "/api/tasks"))["items"] == []
 
 

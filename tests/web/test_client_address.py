@@ -61,50 +61,50 @@ def test_an_ipv6_network_counts_as_one_client(address: str, name: str) -> None:
 
 
 def test_the_failure_limiter_refuses_after_a_burst_and_recovers() -> None:
-    patience = FailureLimiter(burst=3, per_second=1)
+    limiter = FailureLimiter(burst=3, per_second=1)
 
     for _ in range(3):
-        assert patience.allows("a", 0)
-        patience.record("a", 0)
+        assert limiter.allows("a", 0)
+        limiter.record("a", 0)
 
-    assert [patience.allows("a", now) for now in (0, 0.9, 1, 100)] == [False, False, True, True]
+    assert [limiter.allows("a", now) for now in (0, 0.9, 1, 100)] == [False, False, True, True]
 
 
 def test_the_failure_limiter_counts_each_client_separately() -> None:
-    patience = FailureLimiter(burst=1)
+    limiter = FailureLimiter(burst=1)
 
-    patience.record("a", 0)
+    limiter.record("a", 0)
 
-    assert patience.allows("b", 0)
+    assert limiter.allows("b", 0)
 
 
 def test_reaching_the_failure_limit_is_reported_once_until_recovery() -> None:
-    patience = FailureLimiter(burst=2, per_second=1)
+    limiter = FailureLimiter(burst=2, per_second=1)
 
-    told = [patience.record("a", now) for now in (0, 0, 1, 2, 10, 10)]
+    recorded = [limiter.record("a", now) for now in (0, 0, 1, 2, 10, 10)]
 
-    assert told == [False, True, False, False, False, True]
+    assert recorded == [False, True, False, False, False, True]
 
 
 def test_the_failures_of_all_clients_have_a_common_limit() -> None:
-    patience = FailureLimiter(burst=2, total_factor=3, per_second=1)
+    limiter = FailureLimiter(burst=2, total_factor=3, per_second=1)
 
     for number in range(6):
-        assert patience.allows(f"caller {number}", 0)
-        patience.record(f"caller {number}", 0)
+        assert limiter.allows(f"caller {number}", 0)
+        limiter.record(f"caller {number}", 0)
 
-    assert not patience.allows("another", 0)
-    assert patience.allows("another", 1)
+    assert not limiter.allows("another", 0)
+    assert limiter.allows("another", 1)
 
 
 def test_the_remembered_clients_are_limited() -> None:
-    patience = FailureLimiter(burst=2, per_second=1, total_factor=1_000_000, max_clients=100)
+    limiter = FailureLimiter(burst=2, per_second=1, total_factor=1_000_000, max_clients=100)
 
     for number in range(10_000):
-        if patience.allows(f"caller {number}", 5):
-            patience.record(f"caller {number}", 5)
+        if limiter.allows(f"caller {number}", 5):
+            limiter.record(f"caller {number}", 5)
 
-    assert len(patience._buckets) == 100
-    assert not patience.allows("another", 5)
-    assert patience.allows("another", 6)
-    assert len(patience._buckets) == 0
+    assert len(limiter._buckets) == 100
+    assert not limiter.allows("another", 5)
+    assert limiter.allows("another", 6)
+    assert len(limiter._buckets) == 0

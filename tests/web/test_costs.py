@@ -82,7 +82,7 @@ async def test_the_total_includes_groups_that_are_left_out(web: WebApp) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "says"),
+    ("query", "message"),
     [
         ("by=colour", "tag:NAME"),
         ("by=tag", "tag:NAME"),
@@ -94,11 +94,11 @@ async def test_the_total_includes_groups_that_are_left_out(web: WebApp) -> None:
         ("since=x", "'since'"),
     ],
 )
-async def test_an_invalid_grouping_is_explained(web: WebApp, query: str, says: str) -> None:
+async def test_an_invalid_grouping_is_explained(web: WebApp, query: str, message: str) -> None:
     answer = await web.client.get(f"/api/costs?{query}")
 
     assert answer.status_code == 400
-    assert says in answer.json()["detail"]
+    assert message in answer.json()["detail"]
 
 
 async def add_charged_video(web: WebApp, number: int, mode: str, **charges: str) -> None:

@@ -52,8 +52,8 @@ async def test_every_form_of_create_gets_a_callback_url_and_a_task(web: WebApp, 
     (request,), (body,) = web.kling.requests, web.kling.bodies
     assert request.url.path == path
     sent = json.loads(body)
-    asked = sent if place is None else sent[place]
-    assert asked["callback_url"].startswith("https://hooks.example.com/callbacks/")
+    members = sent if place is None else sent[place]
+    assert members["callback_url"].startswith("https://hooks.example.com/callbacks/")
     task = (await web.client.get("/api/tasks/mine")).json()
     assert (task["origin"], task["state"], task["kling_id"]) == ("gateway", "submitted", "8672")
 
@@ -131,7 +131,7 @@ async def test_task_metadata_headers_are_not_forwarded_to_kling(web: WebApp) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "says"),
+    ("name", "value", "message"),
     [
         ("tags", b"project", "written as name=value"),
         ("tags", b"=ads", "1 to 64 characters"),
@@ -143,25 +143,25 @@ async def test_task_metadata_headers_are_not_forwarded_to_kling(web: WebApp) -> 
     ],
 )
 async def test_an_invalid_metadata_header_is_explained_and_nothing_is_sent(
-    web: WebApp, name: str, value: bytes, says: str
+    web: WebApp, name: str, value: bytes, message: str
 ) -> None:
     answer = await web.client.post(CREATE, json={}, headers=[(f"kling-receiver-{name}".encode(), value)])
 
     assert (answer.status_code, answer.json()["code"]) == (400, 1201)
-    assert says in answer.json()["message"]
+    assert message in answer.json()["message"]
     assert web.kling.requests == []
     assert (await web.client.get("/api/tasks")).json()["items"] == []
 
 
 async def test_klings_answer_is_returned_unchanged(web: WebApp) -> None:
-    said = b'{ "code": 1303,\n "message": "too many", "request_id": "r9" }'
+    refusal = b'{ "code": 1303,\n "message": "too many", "request_id": "r9" }'
     web.kling.answer = lambda _: Response(
-        said, 429, headers={"retry-after": "7", "set-cookie": "a=b"}, media_type="application/json"
+        refusal, 429, headers={"retry-after": "7", "set-cookie": "a=b"}, media_type="application/json"
     )
 
     answer = await web.client.post(CREATE, json={})
 
-    assert (answer.status_code, answer.content) == (429, said)
+    assert (answer.status_code, answer.content) == (429, refusal)
     assert answer.headers["retry-after"] == "7"
     assert answer.headers["content-type"] == "application/json"
     assert "set-cookie" not in answer.headers
@@ -238,9 +238,9 @@ class FailingSubmitter:
 async def test_errors_are_answered_in_klings_shape(
     serve: Serve, *, method: str, error: ReceiverError, status: int, code: int, data: object
 ) -> None:
-    nobody = FailingSubmitter(error)
+    submitter = FailingSubmitter(error)
     address = await serve(
-        ErrorBoundary(Gateway(nobody, nobody, BodyMemoryBudget()), render=lambda _, error: error_response(error))
+        ErrorBoundary(Gateway(submitter, submitter, BodyMemoryBudget()), render=lambda _, error: error_response(error))
     )
 
     async with plain_http(base_url=f"http://{address}") as client:

@@ -198,11 +198,11 @@ def _sized(size: int | None) -> Scope:
 
 async def test_large_bodies_share_the_memory_budget_and_small_ones_need_none() -> None:
     room, held, let_go = BodyMemoryBudget(4 * SMALL_BODY), asyncio.Event(), asyncio.Event()
-    told: list[str] = []
+    received: list[str] = []
 
     async def hold(name: str, size: int | None) -> None:
         async with room.reserve(_sized(size), limit=4 * SMALL_BODY):
-            told.append(name)
+            received.append(name)
             held.set()
             await let_go.wait()
 
@@ -210,12 +210,12 @@ async def test_large_bodies_share_the_memory_budget_and_small_ones_need_none() -
     await held.wait()
     others = [asyncio.create_task(hold(name, size)) for name, size in (("large", 2 * SMALL_BODY), ("unsaid", None))]
     async with room.reserve(_sized(SMALL_BODY), limit=4 * SMALL_BODY):
-        assert told == ["first"]
+        assert received == ["first"]
 
     let_go.set()
     await asyncio.gather(first, *others)
 
-    assert sorted(told) == ["first", "large", "unsaid"]
+    assert sorted(received) == ["first", "large", "unsaid"]
     async with room.reserve(_sized(None), limit=4 * SMALL_BODY):
         pass
 

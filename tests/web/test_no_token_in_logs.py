@@ -113,7 +113,7 @@ async def test_a_refused_request_leaves_no_token_in_the_log(
     known: BoundedDict[bytes, None] = BoundedDict(1)
     if is_known:
         known[token_hash(TOKEN)] = None
-    with capturing_logs(caplog) as said:
+    with capturing_logs(caplog) as logs:
         address = await serve(
             public_app(FakeInbox(does), max_body=1000, allowed_hosts=ALLOWED_HOSTS, known_tokens=known),
             limits=SHORT_LIMITS,
@@ -124,22 +124,22 @@ async def test_a_refused_request_leaves_no_token_in_the_log(
         writer.transport.abort()
 
     assert line.startswith(b"HTTP/1.1 %d " % status)
-    assert {"callback.refused", "callback.failed", "connection.refused", "request.refused"} & set(said.events)
-    assert TOKEN not in said.text()
+    assert {"callback.refused", "callback.failed", "connection.refused", "request.refused"} & set(logs.events)
+    assert TOKEN not in logs.text()
 
 
 async def test_a_disconnect_during_a_request_leaves_no_token_in_the_log(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with capturing_logs(caplog) as said:
+    with capturing_logs(caplog) as logs:
         address = await serve(public_app(FakeInbox(True), max_body=1000))
         _, writer = await asyncio.open_connection(address.host, address.port)
         writer.write(POST + b"content-length: 9\r\n\r\nhalf")
         await writer.drain()
         writer.transport.abort()
-        await wait_until(lambda: "callback.abandoned" in said.events)
+        await wait_until(lambda: "callback.abandoned" in logs.events)
 
-    assert TOKEN not in said.text()
+    assert TOKEN not in logs.text()
 
 
 @pytest.mark.parametrize("ending", [True, RuntimeError("a bug")], ids=["taken", "failed"])
@@ -157,7 +157,7 @@ async def test_a_disconnect_before_the_answer_leaves_no_token_in_the_log(
             raise ending
         return True
 
-    with capturing_logs(caplog) as said:
+    with capturing_logs(caplog) as logs:
         inbox = FakeInbox(wait)
         address = await serve(public_app(inbox, max_body=1000))
         _, writer = await asyncio.open_connection(address.host, address.port)
@@ -168,4 +168,4 @@ async def test_a_disconnect_before_the_answer_leaves_no_token_in_the_log(
         await ended.wait()
         await let_loop_run()
 
-    assert TOKEN not in said.text()
+    assert TOKEN not in logs.text()

@@ -35,10 +35,10 @@ async def test_a_few_requests_may_be_pipelined(serve: Serve) -> None:
 
 
 async def test_a_connection_ends_after_too_many_pipelined_requests(serve: Serve, send_bytes: SendBytes) -> None:
-    heard = []
+    received = []
 
     async def count(scope: Scope, receive: Receive, send: Send) -> None:
-        heard.append(scope["path"])
+        received.append(scope["path"])
         await echo(scope, receive, send)
 
     address = await serve(count, limits=ConnectionLimits(pipelined=3))
@@ -48,7 +48,7 @@ async def test_a_connection_ends_after_too_many_pipelined_requests(serve: Serve,
         await send_bytes(address, (GET + b"\r\n") * 7_000)
 
     assert few.count(b"HTTP/1.1 200 OK\r\n") == few.count(b"HTTP/1.1 ") == 4
-    assert len(heard) == 8
+    assert len(received) == 8
 
 
 async def test_a_bad_pipelined_request_is_refused_after_the_previous_answer(

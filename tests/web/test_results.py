@@ -52,7 +52,7 @@ async def test_a_file_is_sent_whole(web: WebApp, result: StoredResult) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "part"),
+    ("range_", "part"),
     [
         ("bytes=0-0", slice(0, 1)),
         ("bytes=100-65999", slice(100, 66_000)),
@@ -62,8 +62,8 @@ async def test_a_file_is_sent_whole(web: WebApp, result: StoredResult) -> None:
         ("bytes=10-9999999999999999999", slice(10, None)),
     ],
 )
-async def test_a_range_is_sent(web: WebApp, result: StoredResult, asked: str, part: slice) -> None:
-    answer = await web.client.get(path_of(result), headers={"range": asked})
+async def test_a_range_is_sent(web: WebApp, result: StoredResult, range_: str, part: slice) -> None:
+    answer = await web.client.get(path_of(result), headers={"range": range_})
 
     first, stop, _ = part.indices(len(CONTENT))
     assert (answer.status_code, answer.content) == (206, CONTENT[part])
@@ -72,7 +72,7 @@ async def test_a_range_is_sent(web: WebApp, result: StoredResult, asked: str, pa
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "range_",
     [
         "bytes=0-1,5-6",
         "bytes=" + ",".join(["0-"] * 1300),
@@ -85,27 +85,27 @@ async def test_a_range_is_sent(web: WebApp, result: StoredResult, asked: str, pa
         "bytes=\u0663-",
     ],
 )
-async def test_other_ranges_get_the_whole_file(web: WebApp, result: StoredResult, asked: str) -> None:
-    answer = await web.client.get(path_of(result), headers=[(b"range", asked.encode())])
+async def test_other_ranges_get_the_whole_file(web: WebApp, result: StoredResult, range_: str) -> None:
+    answer = await web.client.get(path_of(result), headers=[(b"range", range_.encode())])
 
     assert (answer.status_code, answer.content) == (200, CONTENT)
 
 
 async def test_a_player_of_a_page_gets_a_video_in_parts(web: WebApp, tmp_path: Path) -> None:
     result = await an_archived_file(web, tmp_path, CONTENT * 20, content_type="video/mp4")
-    asked = {"range": "bytes=100-"}
+    headers = {"range": "bytes=100-"}
 
-    player = await web.client.get(path_of(result, "0.mp4"), headers={**asked, "sec-fetch-dest": "video"})
-    program = await web.client.get(path_of(result, "0.mp4"), headers=asked)
+    player = await web.client.get(path_of(result, "0.mp4"), headers={**headers, "sec-fetch-dest": "video"})
+    program = await web.client.get(path_of(result, "0.mp4"), headers=headers)
 
     assert player.headers["content-range"] == f"bytes 100-{MAX_MEDIA_PART + 99}/6000000"
     assert len(player.content) == MAX_MEDIA_PART
     assert len(program.content) == 6_000_000 - 100
 
 
-@pytest.mark.parametrize("asked", ["bytes=300000-", "bytes=300000-300001", "bytes=-0"])
-async def test_a_range_after_the_end_is_refused(web: WebApp, result: StoredResult, asked: str) -> None:
-    answer = await web.client.get(path_of(result), headers={"range": asked})
+@pytest.mark.parametrize("range_", ["bytes=300000-", "bytes=300000-300001", "bytes=-0"])
+async def test_a_range_after_the_end_is_refused(web: WebApp, result: StoredResult, range_: str) -> None:
+    answer = await web.client.get(path_of(result), headers={"range": range_})
 
     assert answer.status_code == 416
     assert answer.headers["content-range"] == "bytes */300000"

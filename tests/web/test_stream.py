@@ -141,14 +141,14 @@ async def test_klings_line_breaks_stay_inside_the_event(web: WebApp) -> None:
 
 async def test_an_idle_stream_sends_heartbeats(web: WebApp) -> None:
     async with listening(web) as reader:
-        heard = asyncio.ensure_future(reader.readuntil(b": still here\n\n"))
-        await wait_until(_advance_until_done(web, heard))
+        received = asyncio.ensure_future(reader.readuntil(b": still here\n\n"))
+        await wait_until(_advance_until_done(web, received))
 
 
-def _advance_until_done(web: WebApp, heard: "asyncio.Future[bytes]") -> Callable[[], bool]:
+def _advance_until_done(web: WebApp, received: "asyncio.Future[bytes]") -> Callable[[], bool]:
     def fact() -> bool:
         web.clock.advance(HEARTBEAT + timedelta(seconds=1))
-        return heard.done()
+        return received.done()
 
     return fact
 

@@ -139,8 +139,8 @@ def _accept_and_deliver(store: _Store, running: Receiver, size: Scale) -> Mappin
 
 
 async def _get(running: Receiver, path: str) -> float:
-    asked = request(path, b"", {"authorization": f"Bearer {TOKEN}"}).replace(b"POST ", b"GET ", 1)
-    ran = await post_all(running.admin, [asked], connections=1)
+    sent = request(path, b"", {"authorization": f"Bearer {TOKEN}"}).replace(b"POST ", b"GET ", 1)
+    ran = await post_all(running.admin, [sent], connections=1)
     if ran.statuses != {200: 1}:
         raise RuntimeError(f"GET {path} answered {dict(ran.statuses)}")
     return ran.times[0] * 1000
