@@ -10,6 +10,7 @@ from collections.abc import Container, Mapping
 from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.errors import TooManyPending
 from receiver.domain.model import PushOutcome, StatusReport, Task
+from receiver.store.interfaces import Change
 from receiver.tasks.poll_schedule import PendingPushes, candidate_ids, ids_in
 from receiver.tracking.push_limiter import USUAL_BYTES
 
@@ -20,6 +21,11 @@ MAX_PENDING_BYTES = 256 * 1024
 """The most bytes of those that are larger than Kling's: each new push is compared with all of them."""
 
 _MAX_TRACKED_TASKS = 1000
+
+
+def has_confirmed(change: Change) -> bool:
+    """Return whether an answer confirmed a callback, whose event it then caused."""
+    return bool(change.events) and change.push is not None and change.events[0].push_id != change.push.id
 
 
 def admit_pending(task: Task, pending: PendingPushes, report: StatusReport, body: bytes) -> Mapping[str, PushOutcome]:

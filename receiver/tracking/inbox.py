@@ -210,7 +210,7 @@ class Inbox:
             if change.task.state is TaskState.SUCCEED:
                 self._ends.record_polled_end(before[0], ended_at=report.updated_at, seen_at=incoming.at)
                 await self._replan_running(before[0])
-            if _confirms_callback(change):
+            if confirmations.has_confirmed(change):
                 self._health.record_callback(task_id)  # which another node may have received
             await self._health.record_end(before[0])
 
@@ -393,11 +393,6 @@ class _BoundOtherwiseError(Exception):
         super().__init__(task_id)
         self.task_id = task_id
         self.kling_id = kling_id
-
-
-def _confirms_callback(change: Change) -> bool:
-    """Return whether an answer confirmed a callback, whose event it then caused."""
-    return bool(change.events) and change.push is not None and change.events[0].push_id != change.push.id
 
 
 def _add_event(change: Change, routed: RoutedEvent) -> Change:
