@@ -36,19 +36,24 @@ class LogWriter:
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
-    def write(self, line: bytes) -> None:
-        """Write a line, which ends in a line break, queue it, or drop it if too many lines wait."""
+    def write(self, lines: Sequence[bytes]) -> None:
+        """Write lines, which each end in a line break, queue them, or drop those for which too many lines wait."""
         with self._changed:
-            line = line[self._write_at_once(line) :]
-            if not line:
-                return
-            if self._size + len(line) > MAX_WAITING_BYTES:
-                self._dropped += 1
-                return
-            self._lines.append(line)
-            self._size += len(line)
-            if not self._is_writing:
-                self._changed.notify_all()
+            for chunk in _chunks(lines):
+                written = self._write_at_once(b"".join(chunk))
+                for line in chunk:
+                    if written < len(line):
+                        self._queue(line[written:])
+                    written = max(0, written - len(line))
+
+    def _queue(self, line: bytes) -> None:
+        if self._size + len(line) > MAX_WAITING_BYTES:
+            self._dropped += 1
+            return
+        self._lines.append(line)
+        self._size += len(line)
+        if not self._is_writing:
+            self._changed.notify_all()
 
     def _write_at_once(self, line: bytes) -> int:
         """Write a line if that takes no waiting, and return how many bytes of it were written.
@@ -92,12 +97,12 @@ class LogWriter:
     def _write_all(self, lines: Sequence[bytes]) -> int:
         """Write lines, and return how many were written."""
         written = 0
-        for count, chunk in _chunks(lines):
+        for chunk in _chunks(lines):
             try:
-                self._write_chunk(chunk)
+                self._write_chunk(b"".join(chunk))
             except OSError:  # a full disk, a closed pipe
                 continue
-            written += count
+            written += len(chunk)
         return written
 
     def _write_chunk(self, chunk: bytes) -> None:
@@ -114,15 +119,15 @@ class LogWriter:
         return bool(poll.poll(_TIMEOUT * 1000))
 
 
-def _chunks(lines: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines in chunks that a pipe takes at once, each with its number of lines; a longer line is alone."""
+def _chunks(lines: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Yield the lines in chunks that a pipe takes at once; a longer line is alone."""
     chunk: list[bytes] = []
     size = 0
     for line in lines:
         if chunk and size + len(line) > _CHUNK:
-            yield len(chunk), b"".join(chunk)
+            yield chunk
             chunk, size = [], 0
         chunk.append(line)
         size += len(line)
     if chunk:
-        yield len(chunk), b"".join(chunk)
+        yield chunk

@@ -17,6 +17,7 @@ import msgspec
 
 from receiver.domain.clock import iso_micros
 from receiver.domain.control_characters import escape_text
+from receiver.domain.log_batch import write_line
 from receiver.domain.redaction import Redactor
 from receiver.domain.request_id import request_id
 from receiver.service.log_formats import LogFormat, read_format, to_logfmt
@@ -230,7 +231,7 @@ class _LineLogger:
         self._write = writer.write
 
     def msg(self, line: str) -> None:
-        self._write(f"{line}\n".encode("utf-8", "backslashreplace"))
+        write_line(f"{line}\n".encode("utf-8", "backslashreplace"), self._write)
 
     debug = info = warning = error = critical = exception = msg
 

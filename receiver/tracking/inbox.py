@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from receiver.domain.clock import Clock, Ids, token_hash
 from receiver.domain.errors import ReceiverError
+from receiver.domain.log_batch import log_together
 from receiver.domain.metrics import Metrics
 from receiver.domain.model import Push, PushOutcome, Source, StatusReport, Task, TaskState, Verification
 from receiver.domain.notifier import Notifiers
@@ -103,9 +104,10 @@ class Inbox:
         finally:
             for incoming in received.values():
                 self._reader.end(incoming)
-        for (index, incoming), change in zip(received.items(), changes, strict=True):
-            continue_request(callbacks[index].request)
-            outcomes[index] = change if isinstance(change, BaseException) else self._conclude(incoming, change)
+        with log_together():
+            for (index, incoming), change in zip(received.items(), changes, strict=True):
+                continue_request(callbacks[index].request)
+                outcomes[index] = change if isinstance(change, BaseException) else self._conclude(incoming, change)
         return outcomes
 
     async def _apply_callbacks(self, received: Sequence[Incoming]) -> Sequence[Change | BaseException | None]:
@@ -289,14 +291,7 @@ class Inbox:
             at=now,
         )
         cost = incoming.report.cost if decision.trusted and decision.task.state.is_final else None
-        return Change(
-            task=routed.task,
-            push=push,
-            events=(routed.event,),
-            deliveries=routed.deliveries,
-            resolved=decision.resolved,
-            cost=cost,
-        )
+        return _add_event(Change(task=decision.task, push=push, resolved=decision.resolved, cost=cost), routed)
 
     def _decide_answer(self, incoming: Incoming, task: Task, pending: Sequence[Push]) -> Change:
         report, now = incoming.report, incoming.at
@@ -369,15 +364,9 @@ class Inbox:
         for event in change.events:
             if event.type == "alert.task_contradicted" and event.task_id is not None:
                 log.warning("task.contradicted", task=event.task_id, status=incoming.report.raw_status)
-        if change.push is not None:
-            log.info(
-                log_event,
-                task=change.push.task_id,
-                push=change.push.id,
-                status=incoming.report.raw_status,
-                outcome=change.push.outcome.value,
-                signature=incoming.signature.value,
-            )
+        if (push := change.push) is not None:
+            said = {"status": incoming.report.raw_status, "outcome": push.outcome.value}
+            log.info(log_event, task=push.task_id, push=push.id, **said, signature=incoming.signature.value)
 
     def _notify(self, change: Change) -> None:
         if change.task is not None and change.task.state.is_final:

@@ -26,7 +26,7 @@ def test_lines_arrive_whole_and_in_order(pipe: tuple[int, int]) -> None:
     writer, received = LogWriter(pipe[1], report_dropped=unexpected), Received(pipe[0])
 
     for line in lines:
-        writer.write(line)
+        writer.write([line])
 
     assert writer.flush()
     assert received.wait_for_bytes(sum(map(len, lines))) == b"".join(lines)
@@ -43,7 +43,7 @@ def test_a_full_pipe_never_blocks_the_caller_and_dropped_lines_are_counted(pipe:
     writer = LogWriter(pipe[1], report_dropped=report)
     count = 4 * MAX_WAITING_BYTES // len(LINE)
     for _ in range(count):
-        writer.write(LINE)  # would block here if it waited for the pipe
+        writer.write([LINE])  # would block here if it waited for the pipe
 
     received = Received(pipe[0])
     assert reported.wait(10)
@@ -57,7 +57,7 @@ def test_a_full_pipe_never_blocks_the_caller_and_dropped_lines_are_counted(pipe:
 def test_a_flush_gives_up_on_a_reader_that_does_not_read(pipe: tuple[int, int]) -> None:
     writer = LogWriter(pipe[1], report_dropped=unexpected)
     for _ in range(100):
-        writer.write(LINE)
+        writer.write([LINE])
     started = time.monotonic()
 
     assert not writer.flush()
@@ -79,7 +79,7 @@ def test_a_non_blocking_pipe_loses_no_line(pipe: tuple[int, int]) -> None:
     os.set_blocking(pipe[1], False)
     writer = LogWriter(pipe[1], report_dropped=unexpected)
     for _ in range(500):
-        writer.write(LINE)
+        writer.write([LINE])
 
     received = Received(pipe[0])
 
@@ -91,7 +91,7 @@ def test_a_closed_pipe_stops_neither_the_caller_nor_the_flush(pipe: tuple[int, i
     writer = LogWriter(pipe[1], report_dropped=unexpected)
 
     for _ in range(10):
-        writer.write(LINE)
+        writer.write([LINE])
         assert writer.flush()
 
 
