@@ -64,11 +64,16 @@ class WriteQueue:
         health: StoreHealth,
         *,
         refuse: Callable[[Sequence[PendingWrite]], None] = lambda _: None,
+        mixes: Callable[[Any], bool] = lambda _op: True,
     ) -> None:
-        """*refuse* fails those of a new group that must not be written now."""
+        """*refuse* fails those of a new group that must not be written now.
+
+        A group has items of one operation, or of several operations that *mixes* permits.
+        """
         self._transact = transact
         self._health = health
         self._refuse = refuse
+        self._mixes = mixes
         self._pending: deque[PendingWrite] = deque()
         self._wake = asyncio.Event()
         self._closing = False
@@ -130,11 +135,14 @@ class WriteQueue:
     def _next_group(self) -> list[PendingWrite]:
         calls: list[PendingWrite] = []
         size = 0
-        while self._pending and size < _MAX_GROUP_SIZE:
+        while self._pending and size < _MAX_GROUP_SIZE and self._goes_with(calls, self._pending[0].op):
             calls.append(self._pending.popleft())
             size += len(calls[-1].items)
         self._refuse(calls)
         return [call for call in calls if not call.future.done()]
+
+    def _goes_with(self, calls: Sequence[PendingWrite], op: object) -> bool:
+        return not calls or calls[0].op is op or (self._mixes(calls[0].op) and self._mixes(op))
 
     async def _process_group(self, group: Sequence[PendingWrite]) -> None:
         """Write a group; if one item makes it fail, write each item alone. Every caller gets a result or an error."""

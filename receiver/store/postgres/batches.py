@@ -96,6 +96,8 @@ async def _close(connection: Connection, group: Sequence[CloseBatchCall]) -> Seq
 
 
 async def _finish(connection: Connection, group: Sequence[FinishCall]) -> Sequence[RoutedEvent | ItemError | None]:
+    # Before the batches, for which others wait who hold this lock.
+    await fetch(connection, "lock_event_order")
     results = [await _finish_one(connection, call) for call in group]
     routed = [result for result in results if isinstance(result, RoutedEvent)]
     deliveries = [delivery for each in routed for delivery in each.deliveries]

@@ -285,12 +285,14 @@ async def _save_routes(connection: Connection, group: Sequence[SaveRouteCall]) -
 
 # A claim that a crash of the server undoes is made again, so nothing waits for the disk.
 _CLAIM: WriteOp[ClaimCall, Sequence[ClaimedDelivery]] = WriteOp(
-    write=_claim, is_durable=False, write_alone=_claim_alone
+    write=_claim, is_durable=False, mixes=True, write_alone=_claim_alone
 )
 _CLAIM_ROUTES: WriteOp[ClaimRoutesCall, ClaimedRoutes] = WriteOp(
-    write=_claim_routes, is_durable=False, write_alone=_claim_routes_alone
+    write=_claim_routes, is_durable=False, mixes=True, write_alone=_claim_routes_alone
 )
-_RECORD_ATTEMPT: WriteOp[RecordAttemptCall, bool] = WriteOp(write=_record_attempts, write_alone=_record_attempts_alone)
+_RECORD_ATTEMPT: WriteOp[RecordAttemptCall, bool] = WriteOp(
+    write=_record_attempts, mixes=True, write_alone=_record_attempts_alone
+)
 _RELEASE: WriteOp[ReleaseCall, bool] = WriteOp(write=_release)
 _RELEASE_ALL: WriteOp[ReleaseAllCall, RecoveredClaims] = WriteOp(write=_release_all)
 _RETRY_NOW: WriteOp[RetryNowCall, int] = WriteOp(write=_retry_now)

@@ -45,7 +45,7 @@ class PostgresTaskStore:
     ) -> Task:
         """Store a new task, or return the earlier one with its idempotency key."""
         call = AddCall(task=task, intent=intent, events=events, batch_size=batch_size, digest=digest)
-        stored = await self._writer.execute(_ADD, call)
+        stored = await self._writer.execute(_ADD_WITH_EVENTS if events else _ADD, call)
         self._remember_token(stored)
         return stored
 
@@ -252,8 +252,15 @@ async def _add_events(connection: Connection, group: Sequence[AddEventsCall]) ->
     return [None] * len(group)
 
 
-_ADD: WriteOp[AddCall, Task] = WriteOp(write=_add)
-_CLAIM_TASKS: WriteOp[ClaimTasksCall, Sequence[Task]] = WriteOp(write=_claim)
+async def _add_with_events(connection: Connection, group: Sequence[AddCall]) -> Sequence[Task | ItemError]:
+    """Add tasks with events. The order of events is taken before the names, for which others wait who hold it."""
+    await fetch(connection, "lock_event_order")
+    return await _add(connection, group)
+
+
+_ADD: WriteOp[AddCall, Task] = WriteOp(write=_add, mixes=True)
+_ADD_WITH_EVENTS: WriteOp[AddCall, Task] = WriteOp(write=_add_with_events)
+_CLAIM_TASKS: WriteOp[ClaimTasksCall, Sequence[Task]] = WriteOp(write=_claim, mixes=True)
 _MAKE_DUE: WriteOp[MakeDueCall, int] = WriteOp(write=_make_due)
 _ASSIGN_FAIR_SHARES: WriteOp[str, None] = WriteOp(write=_assign_fair_shares)
 _ADD_EVENTS: WriteOp[AddEventsCall, None] = WriteOp(write=_add_events)

@@ -1,6 +1,8 @@
 """A writer of a node: pending writes share one transaction, and each caller resumes after the commit.
 
-Other nodes write at the same time: rows are locked before a decision about them, in the order of their ids.
+Other nodes write at the same time: rows are locked before a decision about them, in the order of their ids. Who stores
+an event holds the lock of the events' order until the commit, and must not wait for a row from then on. So only the
+busiest operations share transactions, of which none waits for what another one holds at that moment.
 """
 
 import time
@@ -36,12 +38,15 @@ class WriteOp(msgspec.Struct, Generic[Item, Result], frozen=True, eq=False):
     ``write`` runs inside the transaction and returns one result or ItemError per item. It may be called again with the
     same items if another node's transaction was in the way.
     ``is_durable``: the write must survive a power cut. A group without such a write does not wait for the disk.
+    ``mixes``: the write may share a transaction with others that mix. It waits for no rows that other transactions hold
+    while they wait for the order of events.
     ``write_alone``: writes a group of nothing else outside a transaction, with one statement instead of BEGIN, several
     and COMMIT; it returns None and writes nothing if it cannot. It may be called again after it has written.
     """
 
     write: Callable[[Connection, Sequence[Item]], Awaitable[Sequence[Result | ItemError]]]
     is_durable: bool = True
+    mixes: bool = False
     write_alone: Callable[[Connection, Sequence[Item]], Awaitable[Sequence[Result] | None]] | None = None
 
 
@@ -56,6 +61,7 @@ class DecidedWriteOp(msgspec.Struct, Generic[Item, Seen, Plan, Result], frozen=T
     decide: Callable[[Sequence[Item], Seen], tuple[Sequence[Result | ItemError], Plan]]
     write: Callable[[Connection, Plan], Awaitable[None]]
     is_durable: bool = True
+    mixes: bool = False
 
 
 # A group contains items of many types; only `Writer.execute` knows the item type of each operation.
@@ -74,7 +80,7 @@ class Writer:
         self._health = health
         self._metrics = metrics or Metrics()
         self._outage = Outage()
-        self._queue = WriteQueue(self._transact_until_done, health)
+        self._queue = WriteQueue(self._transact_until_done, health, mixes=lambda op: bool(op.mixes))
 
     async def execute(self, op: WriteOp[Item, Result] | DecidedWriteOp[Item, Seen, Plan, Result], item: Item) -> Result:
         """Write *item* and return its result after the commit.

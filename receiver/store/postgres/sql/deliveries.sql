@@ -160,8 +160,15 @@ SET due_at = :now, claim = NULL,
         unfinished_claims,
         CASE WHEN :alone THEN unfinished_claims + 1 ELSE LEAST(unfinished_claims + 1, :limit_together) END
     )
-WHERE status = 'pending'
-  AND claim IS NOT NULL;
+FROM (
+    SELECT id
+    FROM deliveries
+    WHERE status = 'pending'
+      AND claim IS NOT NULL
+    ORDER BY id
+    FOR NO KEY UPDATE
+) AS claimed
+WHERE deliveries.id = claimed.id;
 
 -- name: suspect_deliveries
 -- Finds the pending deliveries that were in flight at several deaths of the process, the least suspected first.

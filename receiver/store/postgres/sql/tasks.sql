@@ -132,12 +132,19 @@ WHERE id = ANY(:ids);
 -- Makes tasks due that are due before a moment: at once, or *min_gap* after their last poll.
 UPDATE tasks
 SET due_at = LEAST(
-    due_at,
+    tasks.due_at,
     CASE WHEN polled_at <= :now THEN GREATEST(:now::bigint, polled_at + :min_gap::bigint) ELSE :now::bigint END
 )
-WHERE state = ANY(:states)
-  AND due_at > :now
-  AND due_at <= :before;
+FROM (
+    SELECT id
+    FROM tasks
+    WHERE state = ANY(:states)
+      AND due_at > :now
+      AND due_at <= :before
+    ORDER BY id
+    FOR NO KEY UPDATE
+) AS later
+WHERE tasks.id = later.id;
 
 -- name: next_task_due
 -- Finds the next due time of the tasks in some states, with one index step per state.
@@ -288,5 +295,12 @@ ORDER BY priority DESC, id;
 -- Sets the fair share of queued and running tasks to the value of a tag.
 UPDATE tasks
 SET fair_share = COALESCE(tags::json ->> :tag, '')
-WHERE state IN ('queued', 'submitting', 'submitted', 'processing')
-  AND fair_share <> COALESCE(tags::json ->> :tag, '');
+FROM (
+    SELECT id
+    FROM tasks
+    WHERE state IN ('queued', 'submitting', 'submitted', 'processing')
+      AND fair_share <> COALESCE(tags::json ->> :tag, '')
+    ORDER BY id
+    FOR NO KEY UPDATE
+) AS unfinished
+WHERE tasks.id = unfinished.id;
