@@ -128,7 +128,7 @@ class _PublicApp:
         except ClientDisconnected:
             log.info("callback.abandoned", peer=self._proxies.client(scope))
         except Exception as exc:  # noqa: BLE001 -- the boundary of a request
-            await problems.send_raw(send, *self._refusal(scope, exc))
+            await problems.send_raw(send, *self._refusal(scope, exc, [_token(scope)]))
 
     def takes(self, scope: Scope) -> bool:
         """Return whether a group answers a request: a small callback with a known token."""
@@ -157,9 +157,10 @@ class _PublicApp:
                 request.respond(HTTPStatus.OK, _OK_HEADERS, _OK)
             else:
                 failed.append((request, callback, outcome))
+        tokens = [callback.token for callback in callbacks] if failed else ()
         for request, callback, outcome in failed:
             continue_request(callback.request)
-            request.respond(*self._refusal(request.scope, await self._failure(callback, outcome=outcome)))
+            request.respond(*self._refusal(request.scope, await self._failure(callback, outcome=outcome), tokens))
 
     async def _failure(self, callback: Callback, *, outcome: bool | BaseException) -> BaseException:
         """Return why a callback with a known token was not accepted, and forget a token that has ended."""
@@ -167,13 +168,15 @@ class _PublicApp:
             try:
                 if not isinstance(outcome, errors.MalformedBody) or await self._inbox.has_token(callback.token):
                     return outcome
-            except errors.ReceiverError as error:
+            except Exception as error:  # noqa: BLE001 -- the others of its group must be answered too
                 return error
         self._known_tokens.pop(callback.token_hash, None)
         return problems.not_found()
 
-    def _refusal(self, scope: Scope, error: BaseException) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-        """Log and count why a request is refused. Return the response: status, headers and body."""
+    def _refusal(
+        self, scope: Scope, error: BaseException, tokens: Sequence[str]
+    ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        """Log, without the *tokens*, and count why a request is refused. Return the response: status, headers, body."""
         if isinstance(error, Problem | errors.ReceiverError):
             problem = problems.from_error(error)
             if scope["path"].startswith(_CALLBACK_PREFIX):
@@ -182,7 +185,7 @@ class _PublicApp:
         else:
             problem = problems.internal_error()
             # Only the text: a log renderer that prints local variables would print the token.
-            log.error("callback.failed", peer=self._proxies.client(scope), exception=_redacted_traceback(scope, error))
+            log.error("callback.failed", peer=self._proxies.client(scope), exception=_redacted_traceback(error, tokens))
         response = problem.response()
         return response.status_code, response.raw_headers, bytes(response.body)
 
@@ -282,7 +285,7 @@ _EXPECTED_STATUSES = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLO
 def _callback(request: WholeRequest) -> Callback:
     scope = request.scope
     return Callback(
-        token=scope["path"].removeprefix(_CALLBACK_PREFIX),
+        token=_token(scope),
         token_hash=scope[_TOKEN_HASH],
         headers=_headers(scope),
         body=request.body,
@@ -290,12 +293,18 @@ def _callback(request: WholeRequest) -> Callback:
     )
 
 
+def _token(scope: Scope) -> str:
+    path: str = scope["path"]
+    return path.removeprefix(_CALLBACK_PREFIX)
+
+
 def _headers(scope: Scope) -> Sequence[tuple[str, str]]:
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
 
 
-def _redacted_traceback(scope: Scope, error: BaseException) -> str:
-    """Return an exception's traceback, with the token replaced: an exception may quote it."""
-    token = scope["path"].removeprefix(_CALLBACK_PREFIX)
+def _redacted_traceback(error: BaseException, tokens: Sequence[str]) -> str:
+    """Return an exception's traceback with the tokens replaced: an exception may quote one of its group."""
     text = "".join(traceback.format_exception(error))
-    return text.replace(token, "***") if token else text
+    for token in filter(None, tokens):
+        text = text.replace(token, "***")
+    return text

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 from harness.fake_inbox import TOKEN, FakeInbox
+from harness.logs import capture_logs
 from harness.waiting import wait_until
 from harness.web_app import SendBytes, Serve
 
@@ -185,3 +186,42 @@ async def test_a_client_that_disconnects_does_not_affect_its_group(serve: Serve)
     writer.close()
 
     assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+class FailingLookup(GroupInbox):
+    """An inbox whose lookups of tokens fail."""
+
+    async def has_token(self, token: str) -> bool:
+        raise KeyError(token)
+
+
+async def answers_of_a_group(address: Address, *sent: bytes) -> list[bytes]:
+    """Send requests at the same moment, each on a connection of its own. Return the statuses."""
+    connections = [await asyncio.open_connection(address.host, address.port) for _ in sent]
+    for (_, writer), request in zip(connections, sent, strict=True):
+        writer.write(request)
+    async with asyncio.timeout(60):
+        answers = [await reader.read() for reader, _ in connections]
+    for _, writer in connections:
+        writer.close()
+    return [answer[9:12] for answer in answers]
+
+
+async def test_each_of_a_group_is_answered_if_a_token_cannot_be_looked_up(serve: Serve) -> None:
+    address = await serve(public_app(FailingLookup(), max_body=1000, known_tokens=known_tokens()))
+
+    answers = await answers_of_a_group(address, post(b"no"), post(), post(b"no", token=OTHER))
+
+    assert answers == [b"500", b"200", b"500"]
+
+
+async def test_an_error_of_a_group_puts_no_token_of_it_into_the_log(serve: Serve) -> None:
+    app = public_app(GroupInbox(KeyError(TOKEN)), max_body=1000, known_tokens=known_tokens())
+    address = await serve(app)
+
+    with capture_logs() as logs:
+        answers = await answers_of_a_group(address, post(), post(token=OTHER))
+
+    assert answers == [b"500"] * 2
+    assert [line["event"] for line in logs] == ["callback.failed"] * 2
+    assert TOKEN not in repr(logs)
