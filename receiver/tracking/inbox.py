@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import structlog
@@ -23,6 +23,7 @@ from receiver.settings import CallbackSettings, Settings
 from receiver.store.interfaces import ApplyCall, ById, ByToken, Change, Decide, TaskStore
 from receiver.tasks import lifecycle, poll_schedule
 from receiver.tasks.expected_ends import ExpectedEnds
+from receiver.tasks.poll_schedule import PendingPushes
 from receiver.tracking import confirmations, measurements
 from receiver.tracking.callback_health import CallbackHealth
 from receiver.tracking.callback_reader import CallbackReader
@@ -272,14 +273,11 @@ class Inbox:
             )
         push = self._new_push(incoming, task, decision.outcome)
         if push.outcome is PushOutcome.PENDING:
-            report = without_result(incoming.report)
-            resolved = confirmations.admit_pending(task, parsed, report, incoming.body)
-            self._pending_reports.remember(push, report)
+            resolved = self._admit_pending(task, parsed, push, incoming.report)
             return count_redundant(Change(task=decision.task, push=push, resolved=resolved))
         if not decision.announce:
-            return self._add_contradiction_alert(
-                count_redundant(Change(task=decision.task, push=push)), contradicts=decision.contradicts
-            )
+            change = count_redundant(Change(task=decision.task, push=push))
+            return self._add_contradiction_alert(change, contradicts=decision.contradicts)
         routed = self._event_factory.task_event(
             decision.task,
             incoming.report,
@@ -292,6 +290,15 @@ class Inbox:
         )
         cost = incoming.report.cost if decision.trusted and decision.task.state.is_final else None
         return _add_event(Change(task=decision.task, push=push, resolved=decision.resolved, cost=cost), routed)
+
+    def _admit_pending(
+        self, task: Task, pending: PendingPushes, push: Push, report: StatusReport
+    ) -> Mapping[str, PushOutcome]:
+        """Let a push wait for its confirmation. Return the outcomes of those that it replaces."""
+        remembered = without_result(report)
+        resolved = confirmations.admit_pending(task, pending, remembered, push.body)
+        self._pending_reports.remember(push, remembered)
+        return resolved
 
     def _decide_answer(self, incoming: Incoming, task: Task, pending: Sequence[Push]) -> Change:
         report, now = incoming.report, incoming.at
