@@ -9,7 +9,6 @@ import structlog
 from msgspec.structs import replace
 
 from receiver.domain.clock import Clock, Ids, token_hash
-from receiver.domain.errors import ReceiverError
 from receiver.domain.log_batch import log_together
 from receiver.domain.metrics import Metrics
 from receiver.domain.model import Push, PushOutcome, Source, StatusReport, Task, TaskState, Verification
@@ -127,7 +126,7 @@ class Inbox:
             is_doubtful = not await self._task_store.has_verified_event(bound.task_id)
             call = self._call(incoming, old_id=bound.kling_id, rebinds=is_doubtful)
             return (await self._task_store.apply_all([call]))[0]
-        except ReceiverError as exc:
+        except Exception as exc:  # noqa: BLE001 -- the others of its group are already stored
             return exc
 
     def _conclude(self, incoming: Incoming, change: Change | None) -> bool:

@@ -2,21 +2,37 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
+import pytest
 from harness.submitted_tasks import a_running_task
 from harness.task_system import a_task_system
 
+from receiver.domain import signing
 from receiver.domain.clock import token_hash
 from receiver.domain.errors import TooManyPending
+from receiver.domain.secret import Secret
+from receiver.settings import CallbackSettings
 from receiver.tracking.incoming import Callback
 from receiver.tracking.push_limiter import PushKind
 
+KEY = Secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
 LIMIT = PushKind.PROGRESS.value[0]
 
 
 def callbacks_with(token: str, bodies: Sequence[bytes]) -> Sequence[Callback]:
     return [Callback(token=token, token_hash=token_hash(token), headers=(), body=body) for body in bodies]
+
+
+def signed_callback(token: str, body: bytes, *, at: datetime) -> Callback:
+    signature = signing.sign([KEY], message_id="msg", at=at, body=body)
+    headers = (
+        ("webhook-id", "msg"),
+        ("webhook-timestamp", signing.timestamp(at)),
+        ("webhook-signature", signature),
+    )
+    return Callback(token=token, token_hash=token_hash(token), headers=headers, body=body)
 
 
 async def test_pushes_that_wait_for_their_commit_count_for_the_limit_of_their_url(tmp_path: Path) -> None:
@@ -34,3 +50,24 @@ async def test_pushes_that_wait_for_their_commit_count_for_the_limit_of_their_ur
         assert {type(outcome) for outcome in groups[2]} == {TooManyPending}
         assert isinstance(later, TooManyPending)
         assert await system.inbox.accept_callbacks(end) == [True]
+
+
+async def test_an_error_after_the_commit_of_a_group_concerns_one_callback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_: str) -> bool:
+        raise KeyError("verified")
+
+    async with a_task_system(tmp_path, callbacks=CallbackSettings(signing_secrets=(KEY,))) as system:
+        _, kling_task = await a_running_task(system)
+        _, url = await system.submitter.create_callback_url(endpoint=None)
+        token, other = url.rpartition("/")[2], callbacks_with(kling_task.token, [kling_task.status_body()])
+        await system.push(token, b'{"task_id":"forged","task_status":"processing"}')
+        body = b'{"task_id":"true","task_status":"failed"}'
+        signed = signed_callback(token, body, at=system.clock.now())
+        monkeypatch.setattr(system.store.tasks, "has_verified_event", fail)
+
+        failed, stored = await system.inbox.accept_callbacks([signed, *other])
+
+        assert isinstance(failed, KeyError)
+        assert stored is True
