@@ -5,7 +5,7 @@ from http import HTTPStatus
 from typing import TypeVar
 from urllib.parse import unquote_to_bytes
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -26,7 +26,7 @@ _JSON_TYPES = ("", "application/json", "application/x-www-form-urlencoded")  # t
 _MAX_ACTOR_LENGTH = 64
 _MAX_NUMBER_LENGTH = 32
 _LAST_EVENT_ID = "Last-Event-ID"
-_EVENT_ID: TypeAdapter[str] = TypeAdapter(EventId)
+_EVENT_ID: TypeAdapter[str] = TypeAdapter(EventId, config=ConfigDict(defer_build=True))
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 QueryT = TypeVar("QueryT", bound=Query)

@@ -24,6 +24,17 @@ HEAVY = {
     "sqlite3",
     "markdown_it",
 }
+WITH_DATACLASSES = {
+    "receiver.delivery.dispatcher",
+    "receiver.delivery.retry",
+    "receiver.kling.client",
+    "receiver.kling.endpoints",
+    "receiver.kling.pass_through",
+    "receiver.settings.fields",
+    "receiver.web.console.job_form",
+    "receiver.web.request_types",
+}
+"""Annotations of pydantic's types, and values whose secrets the repr must leave out."""
 RUN = "import sys; from receiver.cli import main; code = main(sys.argv[1:]); print(*sys.modules); sys.exit(code)"
 
 
@@ -123,6 +134,23 @@ def test_only_a_plain_serve_starts_without_the_parser(argv: str, options: object
     assert plain_options(argv.split()) == options
 
 
+def test_the_service_defines_few_dataclasses_when_it_starts() -> None:
+    """Each takes 0.3 ms of the start and 13 KiB; a struct takes a fortieth of the time and a fifth of the memory."""
+    code = """
+import dataclasses
+define, own = dataclasses._process_class, []
+def watch(cls, *options):
+    own.append(cls.__module__)
+    return define(cls, *options)
+dataclasses._process_class = watch
+import receiver.cli.run_service, receiver.service.logs, receiver.service.bootstrap
+print(*{name for name in own if name.startswith("receiver") and "api_schema" not in name})
+"""
+    ended = subprocess.run([sys.executable, "-c", code], env=clean_environment(), capture_output=True, check=True)
+
+    assert set(ended.stdout.decode().split()) <= WITH_DATACLASSES
+
+
 def test_the_service_loads_no_parser_and_nothing_that_only_some_requests_need() -> None:
     code = (
         "import sys, receiver.cli.run_service, receiver.service.logs, receiver.service.bootstrap; print(*sys.modules)"
@@ -135,6 +163,14 @@ def test_the_service_loads_no_parser_and_nothing_that_only_some_requests_need() 
         == set()
     )
     assert (
-        loaded & {"receiver.web.openapi.document", "receiver.domain.api_schema.events", "receiver.kling.simulator"}
+        loaded
+        & {
+            "receiver.web.openapi.document",
+            "receiver.domain.api_schema.events",
+            "receiver.kling.simulator",
+            "receiver.web.console.page_routes",
+            "receiver.web.console.filters",
+            "encodings.idna",
+        }
         == set()
     )

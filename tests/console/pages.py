@@ -12,6 +12,7 @@ from harness.factories import a_delivery, a_push, a_task, an_event
 from harness.finished_tasks import a_finished_task
 from harness.web_app import TOKEN, WebApp
 from msgspec.structs import replace
+from starlette.routing import Route
 
 from receiver.domain.audit import AuditEntry
 from receiver.domain.costs import Cost
@@ -29,6 +30,7 @@ from receiver.domain.model import (
 from receiver.events.payload import envelope, task_data
 from receiver.kling.simulator.results import content
 from receiver.store.interfaces import ById, Change
+from receiver.web.console.pages_on_demand import PagesOnDemand
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'><svg onload=alert(3)>{{7*7}}javascript:alert(4)"
 
@@ -40,6 +42,15 @@ async def log_in(visitor: Watched, token: str = TOKEN, *, name: str = "") -> Non
     await visitor.page.get_by_label("Admin token").fill(token)
     await visitor.page.get_by_role("button", name="Log in").click()
     await visitor.page.wait_for_url(re.compile(r"/console$"))
+
+
+def all_routes(web: WebApp) -> list[Route]:
+    """The routes of the admin app, with those of pages that are not loaded yet."""
+    found = [
+        *web.app.routes,
+        *(page for each in web.app.routes if isinstance(each, PagesOnDemand) for page in each.routes),
+    ]
+    return [each for each in found if isinstance(each, Route)]
 
 
 async def fill(web: WebApp, *, text: str = "a red fox") -> dict[str, str]:

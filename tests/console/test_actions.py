@@ -5,13 +5,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from console.pages import fill, log_in
+from console.pages import all_routes, fill, log_in
 from harness.browser import Watched, a_page
 from harness.factories import a_task
 from harness.http_client import plain_http
 from harness.web_app import READ_TOKEN, WebApp
 from playwright.async_api import Browser, expect
-from starlette.routing import Route
 
 from receiver.domain.model import DeliveryStatus, TaskState
 from receiver.web.console.gate import LOGIN, is_browser_path
@@ -167,9 +166,7 @@ async def test_a_reader_can_do_nothing(web: WebApp) -> None:
         answer = await client.post(LOGIN, data={"token": READ_TOKEN}, headers=origin)
         cookie = {"cookie": answer.headers["set-cookie"].partition(";")[0]}
         actions = [
-            route.path
-            for route in web.app.routes
-            if isinstance(route, Route) and is_browser_path(route.path) and "POST" in (route.methods or ())
+            route.path for route in all_routes(web) if is_browser_path(route.path) and "POST" in (route.methods or ())
         ]
         for path in actions:
             if path not in PUBLIC:

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import httpx2 as httpx
 import pytest
+from console.pages import all_routes
 from harness.http_client import plain_http
 from harness.web_app import READ_TOKEN, TOKEN, WebApp
 from starlette.routing import Route
@@ -40,7 +41,7 @@ async def send(web: WebApp, method: str, path: str, **headers: str) -> httpx.Res
 
 
 def routes(web: WebApp) -> list[Route]:
-    return [each for each in web.app.routes if isinstance(each, Route) and is_browser_path(each.path)]
+    return [each for each in all_routes(web) if is_browser_path(each.path)]
 
 
 async def test_no_page_opens_without_a_session(web: WebApp) -> None:

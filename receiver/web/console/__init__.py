@@ -8,7 +8,7 @@ How to add a page:
 2. Return its routes from ``routes(gate)``: ``gate.page(path, handler)`` for a page and ``gate.action(path, handler)``
    for a form's POST. The gate refuses an action of a reader or of another origin. A middleware lets only visitors
    with a session open any path under ``/console`` and ``/results``.
-3. Add the class to ``app``, and a line to ``navigation`` if the page belongs into the menu.
+3. Add the class to ``page_routes``, and a line to ``navigation`` if the page belongs into the menu.
 4. Write ``templates/name.html``, which extends ``layout.html``. It works without JavaScript: links and forms. What is
    inside ``<main>`` follows the store live, unless the page sets ``live`` to false.
 

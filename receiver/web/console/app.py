@@ -1,5 +1,6 @@
 """Puts the console together: its login, its pages and its static files."""
 
+import asyncio
 from http import HTTPStatus
 
 from starlette.requests import Request
@@ -8,22 +9,8 @@ from starlette.types import Scope
 
 from receiver.web.console.credentials import Credentials
 from receiver.web.console.gate import Gate, public
-from receiver.web.console.live import LivePages
-from receiver.web.console.pages.alerts import AlertPages
-from receiver.web.console.pages.batches import BatchPages
-from receiver.web.console.pages.configuration import ConfigurationPage
-from receiver.web.console.pages.costs import CostPages
-from receiver.web.console.pages.deliveries import DeliveryPages
-from receiver.web.console.pages.events import EventPages
 from receiver.web.console.pages.login import LoginPages
-from receiver.web.console.pages.manual import ManualPages
-from receiver.web.console.pages.now import NowPage
-from receiver.web.console.pages.replays import ReplayPages
-from receiver.web.console.pages.results import ResultPages
-from receiver.web.console.pages.routes import RoutePages
-from receiver.web.console.pages.submit import SubmitPage
-from receiver.web.console.pages.task import TaskPage
-from receiver.web.console.pages.tasks import TaskPages
+from receiver.web.console.pages_on_demand import PagesOnDemand
 from receiver.web.console.renderer import Renderer
 from receiver.web.console.services import ConsoleServices
 from receiver.web.console.sessions import LoginLinks, Sessions
@@ -46,33 +33,17 @@ class Console:
         self.links = LoginLinks(services.console.sessions, credentials, clock)
         self._renderer = Renderer(clock)
         self.gate = gate = Gate(sessions, self._renderer)
-        login = LoginPages(sessions, self.links, credentials, self._renderer, clock=clock)
-        pages = (
-            LivePages(gate, services.event_notifier, clock=clock),
-            NowPage(services, routes),
-            TaskPages(services),
-            TaskPage(services),
-            ResultPages(services),
-            SubmitPage(services),
-            EventPages(services),
-            DeliveryPages(services),
-            ReplayPages(services),
-            RoutePages(services, routes),
-            AlertPages(services),
-            BatchPages(services),
-            CostPages(services),
-            ConfigurationPage(services),
-            ManualPages(),
-        )
+        login = LoginPages(sessions, self.links, credentials, self._renderer, load=self.load, clock=clock)
+        self._pages = PagesOnDemand(gate, services, routes)
         self.routes = [
             *login.routes(),
             public(f"{PREFIX}/{{digest}}/{{name:path}}", {"GET": static_file}),
-            *(route for page in pages for route in page.routes(gate)),
+            self._pages,
         ]
 
     async def load(self) -> None:
         """Load what every page needs, for a visitor who comes next."""
-        await self._renderer.load()
+        await asyncio.gather(self._renderer.load(), self._pages.load())
 
     def error_response(self, scope: Scope, problem: Problem) -> Response:
         """Return an error as a page, for a visitor with the menu. A page with wrong filters is linked without them."""

@@ -51,8 +51,9 @@ def misdirected(detail: str = "This service does not serve the requested host.")
 
 def _ascii(name: str) -> str:
     """Encode a name as the Host header has it."""
+    bare = name.rstrip(".")
     try:
-        return name.rstrip(".").encode("idna").decode().lower()
+        return (bare if bare.isascii() else bare.encode("idna").decode()).lower()
     except UnicodeError:
         return name.lower()
 

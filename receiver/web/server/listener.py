@@ -18,6 +18,7 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from receiver.domain.errors import BindFailed
+from receiver.net.dialer import plain_host
 from receiver.settings import Address
 from receiver.web.server.client_address import peer_name
 from receiver.web.server.connections import ConnectionLimits, ConnectionRegistry
@@ -222,7 +223,10 @@ def bind_sockets(address: Address, key: str) -> list[socket.socket]:
     opened: list[socket.socket] = []
     try:
         found = socket.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG
+            plain_host(address.host),
+            address.port,
+            type=socket.SOCK_STREAM,
+            flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG,
         )
         for family, kind, protocol, _, name in dict.fromkeys(found):
             opened.append(_open(family, kind, protocol, name))

@@ -1,5 +1,6 @@
 """Login with a token or a one-time link, and logout."""
 
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from http import HTTPStatus
 
@@ -36,12 +37,14 @@ class LoginPages:
         credentials: Credentials,
         renderer: Renderer,
         *,
+        load: Callable[[], Awaitable[None]],
         clock: Clock,
     ) -> None:
         self._sessions = sessions
         self._links = links
         self._credentials = credentials
         self._renderer = renderer
+        self._load = load
         self._clock = clock
         self._failures = FailureLimiter(burst=10, per_second=0.1)
 
@@ -104,7 +107,7 @@ class LoginPages:
     async def _form(
         self, request: Request, *, back: str, error: str = "", status: HTTPStatus = HTTPStatus.OK
     ) -> Response:
-        await self._renderer.load()
+        await self._load()
         response = self._renderer.page(request, "login.html", title="Log in", back=back, error=error, status=status)
         if status is HTTPStatus.TOO_MANY_REQUESTS:
             response.headers["retry-after"] = str(int(_RETRY_AFTER.total_seconds()))
