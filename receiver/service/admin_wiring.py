@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from receiver.domain.duties import Duty
 from receiver.domain.slot_keys import SlotLimit
 from receiver.service.context import Context
-from receiver.service.nodes.node import Node
 from receiver.service.nodes.node_list import only_node
 from receiver.service.wiring import DeliveryServices, ResultServices, TaskServices, build_results
 from receiver.settings.export import list_settings
@@ -24,6 +23,9 @@ from receiver.web.resources.metrics import MetricsApi
 from receiver.web.resources.results import ResultApi
 from receiver.web.resources.route_tests import RouteTestApi
 from receiver.web.resources.routes import FindSender
+
+if TYPE_CHECKING:
+    from receiver.service.nodes.node import Node
 
 
 class RunningParts(TypedDict):
@@ -42,7 +44,7 @@ def admin_services(
     *,
     find_sender: FindSender,
     results: ResultServices | None = None,
-    node: Node | None = None,
+    node: "Node | None" = None,
     origins: Mapping[str, str] = MappingProxyType({}),
     **running: Unpack[RunningParts],
 ) -> AdminServices:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from random import SystemRandom
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -19,10 +20,9 @@ from receiver.archive.archiver import CopyTarget, abandon
 from receiver.archive.fetcher import Fetcher
 from receiver.archive.folder_check import FolderCheck
 from receiver.archive.previews import Previews
-from receiver.archive.s3 import S3Storage, open_s3
 from receiver.delivery.lanes import LaneRegistry
 from receiver.delivery.senders.process import kill_orphans
-from receiver.domain.clock import AdjustedClock, Ids, SystemClock
+from receiver.domain.clock import AdjustedClock, Clock, Ids, SystemClock
 from receiver.domain.duties import ALWAYS_HELD
 from receiver.domain.errors import StoreUnavailable
 from receiver.domain.metrics import Metrics
@@ -38,15 +38,14 @@ from receiver.service.disk_monitor import DiskMonitor
 from receiver.service.hangup import HangupSignal
 from receiver.service.listeners import Listeners
 from receiver.service.measurements import LoopLag, MissedCallbacks
-from receiver.service.nodes.node import Node
-from receiver.service.open_telemetry import open_tracing
 from receiver.service.reload import Configurable, Reloader
 from receiver.service.retention import Retention
 from receiver.service.startup_gate import Obstacle, StartupGate
 from receiver.service.startup_progress import report_progress
-from receiver.service.stores import open_store, server_problem
+from receiver.service.stores import Store, open_store, server_problem
 from receiver.service.supervisor import Supervisor, Work
 from receiver.service.systemd import SystemdNotifier, listen_fds
+from receiver.service.tracing import NO_TRACING, Tracing, is_requested
 from receiver.service.wiring import (
     ResultServices,
     TaskServices,
@@ -62,6 +61,10 @@ from receiver.settings.store_url import SQLITE
 from receiver.store.disk import real_path
 from receiver.tracking.result_refresher import ResultRefresher
 from receiver.web.resources.health import ReadinessCheck, with_archive_check, with_disk_check
+
+if TYPE_CHECKING:
+    from receiver.archive.s3 import S3Storage
+    from receiver.service.nodes.node import Node
 
 log = structlog.get_logger()
 
@@ -192,7 +195,7 @@ async def build_service(
 
 async def _open_context(
     settings: Settings, stack: AsyncExitStack, systemd: SystemdNotifier
-) -> tuple[Context, Node | None, KlingClient, HttpClient, HttpClient]:
+) -> "tuple[Context, Node | None, KlingClient, HttpClient, HttpClient]":
     """Open the store, then the HTTP clients. Return the context, the node on PostgreSQL, and the clients."""
     clock = AdjustedClock() if settings.store.url.is_postgres else SystemClock()
     metrics = Metrics([route.name for route in settings.routes])
@@ -200,12 +203,12 @@ async def _open_context(
         store = await open_store(settings, metrics=metrics, report=report)
     stack.push_async_callback(store.aclose)
     ids = Ids(clock, after=await store.newest_id())
-    node = None if store.between_nodes is None else await Node.join(store, settings, clock=clock, ids=ids)
+    node = None if store.between_nodes is None else await _join_nodes(store, settings, clock, ids)
     operator_client, public_client = _open_http_clients(settings, stack)
     redactor = Redactor([*secrets_in(settings), admin_token(settings)])
     logs.hide_secrets(redactor)
     kling = KlingClient(settings.kling, http_client=operator_client, clock=clock, redactor=redactor)
-    tracing = await stack.enter_async_context(open_tracing(store.traces, os.environ))
+    tracing = await _open_tracing(store, stack)
     context = make_context(
         settings,
         store,
@@ -219,6 +222,20 @@ async def _open_context(
         tenures=ALWAYS_HELD if node is None else node.tenures,
     )
     return context, node, kling, operator_client, public_client
+
+
+async def _join_nodes(store: Store, settings: Settings, clock: Clock, ids: Ids) -> "Node":
+    from receiver.service.nodes.node import Node  # noqa: PLC0415 -- on SQLite there are no other nodes
+
+    return await Node.join(store, settings, clock=clock, ids=ids)
+
+
+async def _open_tracing(store: Store, stack: AsyncExitStack) -> Tracing:
+    if not is_requested(os.environ):
+        return NO_TRACING
+    from receiver.service.open_telemetry import open_tracing  # noqa: PLC0415 -- most services have no traces
+
+    return await stack.enter_async_context(open_tracing(store.traces, os.environ))
 
 
 def _maintenance(context: Context, tasks: TaskServices, results: ResultServices) -> Mapping[str, Work]:
@@ -243,14 +260,18 @@ def _build_lanes(context: Context, operator_client: HttpClient, public_client: H
     return LaneRegistry(context.settings, operator_client, public_client, context.redactor, count_pending=pending)
 
 
-async def _open_object_store(settings: Settings, stack: AsyncExitStack) -> S3Storage | None:
+async def _open_object_store(settings: Settings, stack: AsyncExitStack) -> "S3Storage | None":
     """Open the object store that results are copied to, if one is configured."""
     storage = settings.archive.storage
-    return await stack.enter_async_context(open_s3(storage, guard=OperatorGuard())) if storage.url else None
+    if not storage.url:
+        return None
+    from receiver.archive.s3 import open_s3  # noqa: PLC0415 -- most archives are folders
+
+    return await stack.enter_async_context(open_s3(storage, guard=OperatorGuard()))
 
 
 async def _build_archive(
-    context: Context, http_client: HttpClient, objects: S3Storage | None, previews: Previews
+    context: Context, http_client: HttpClient, objects: "S3Storage | None", previews: Previews
 ) -> Mapping[str, Work]:
     """Build the work that archives results, if the archive is on."""
     settings = context.settings

@@ -6,6 +6,7 @@ A request in flight finishes with the app that it began with.
 import socket
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from msgspec.structs import replace
@@ -16,7 +17,6 @@ from receiver.service.admin_token import admin_token
 from receiver.service.admin_wiring import admin_services
 from receiver.service.context import Context
 from receiver.service.diagnostics import diagnosis
-from receiver.service.nodes.node import Node
 from receiver.service.reload import Reloader
 from receiver.service.wiring import DeliveryServices, ResultServices, TaskServices
 from receiver.settings import Address, Settings
@@ -29,6 +29,9 @@ from receiver.web.server.body import MAX_JOB_BODY
 from receiver.web.server.client_address import TrustedProxies
 from receiver.web.server.connections import ConnectionLimits
 from receiver.web.server.listener import Listener
+
+if TYPE_CHECKING:
+    from receiver.service.nodes.node import Node
 
 _LISTENER_GRACE = timedelta(seconds=5)
 _ADMIN_LIMITS = ConnectionLimits(
@@ -47,7 +50,7 @@ class Listeners:
         deliveries: DeliveryServices,
         lanes: LaneRegistry,
         *,
-        node: Node | None = None,
+        node: "Node | None" = None,
         readiness: ReadinessCheck,
         results: ResultServices,
         reloader: Reloader,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import time, timedelta
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -10,7 +11,6 @@ from receiver.archive.deletion import TaskDeleter
 from receiver.archive.fetcher import Fetcher
 from receiver.archive.previews import FOLDER, Previews
 from receiver.archive.reader import ArchiveReader, ObjectSource
-from receiver.archive.s3 import S3Storage
 from receiver.delivery.dispatcher import Dispatcher, LaneLookup
 from receiver.delivery.replay import ReplayService
 from receiver.delivery.route_states import RouteStates
@@ -41,6 +41,9 @@ from receiver.tracking.duration_keeper import DurationKeeper
 from receiver.tracking.inbox import Inbox
 from receiver.tracking.poller import Poller
 from receiver.web.resources.health import ReadinessCheck
+
+if TYPE_CHECKING:
+    from receiver.archive.s3 import S3Storage
 
 GRACE = timedelta(seconds=20)
 """How long work in flight may continue after a stop signal: longer than a webhook's timeout."""
@@ -310,7 +313,7 @@ class ResultServices(msgspec.Struct, frozen=True, kw_only=True):
         return {"previews": self.previews.run, "removals": self.deleter.run}
 
 
-def build_results(context: Context, objects: S3Storage | None = None) -> ResultServices:
+def build_results(context: Context, objects: "S3Storage | None" = None) -> ResultServices:
     """Build the services for archived results. *objects* is the object store, if one is configured."""
     previews = build_previews(context, objects)
     deleter = TaskDeleter(context.store.deletions, objects=objects, previews=previews, clock=context.clock)

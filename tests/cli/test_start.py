@@ -170,6 +170,10 @@ def test_the_service_loads_no_parser_and_nothing_that_only_some_requests_need() 
             "receiver.kling.simulator",
             "receiver.web.console.page_routes",
             "receiver.web.console.filters",
+            "receiver.archive.s3",
+            "receiver.service.open_telemetry",
+            "receiver.service.nodes.node",
+            "receiver.store.postgres",
             "encodings.idna",
         }
         == set()
