@@ -4,11 +4,12 @@ import contextlib
 import errno
 import json
 import os
+import posixpath
 import re
 import signal
 from collections.abc import Mapping
 from datetime import timedelta
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from receiver.delivery.senders.process import MAX_SHUTDOWN, ProcessResult, run
 from receiver.delivery.senders.sender import DeliveryRequest
@@ -240,6 +241,6 @@ def _asset_dir(data: Json) -> str:
 
     It is also empty if its name has unsafe characters: a shortened name would be another folder.
     """
-    paths = [asset.get("path") for asset in data.get("assets") or ()]
-    folder = next((str(PurePosixPath(path).parent) for path in paths if path), "")
+    path = next((path for asset in data.get("assets") or () if (path := asset.get("path"))), "")
+    folder = posixpath.dirname(path)
     return "" if _UNSAFE.search(folder) else folder
