@@ -21,6 +21,7 @@ from harness.script_sender import (
 )
 from harness.waiting import wait_until
 
+from receiver.delivery.senders import process
 from receiver.domain.model import Accepted, Failed
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="orphaned processes are found in Linux's /proc")
@@ -45,6 +46,17 @@ async def test_a_script_that_runs_too_long_is_ended() -> None:
     assert time.perf_counter() - started < 4
     assert outcome.excerpt == b"begun\n"
     assert "ran longer than 0.3 s and was stopped" in outcome.reason
+
+
+async def test_a_script_ends_also_where_the_system_has_no_pidfd(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_process_id: int) -> int:
+        raise OSError("pidfd_open is not permitted")
+
+    monkeypatch.setattr(process, "_open_pidfd", refuse)
+
+    assert isinstance(await run_shell("exit 0"), Accepted)
+    late = expect_failed(await run_shell("exec sleep 60", timeout=SHORT_TIMEOUT))
+    assert "ran longer than 0.3 s and was stopped" in late.reason
 
 
 async def test_ending_begins_with_a_request() -> None:
