@@ -5,6 +5,8 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
+from msgspec.structs import replace
+
 from receiver.domain.duties import Duty
 from receiver.domain.slot_keys import SlotLimit
 from receiver.service.context import Context
@@ -99,13 +101,19 @@ def _slot_limits(context: Context, tasks: TaskServices) -> Sequence[SlotLimit]:
     return tasks.executor.admission.slot_limits() if context.tenures[Duty.KLING].is_held else ()
 
 
+def _shown_slot_limits(context: Context, tasks: TaskServices) -> Sequence[SlotLimit]:
+    """Return the limits of slots. Another node than the one that sends tasks knows only the configured ones."""
+    limits = tasks.executor.admission.slot_limits()
+    return limits if context.tenures[Duty.KLING].is_held else [replace(each, learned=None) for each in limits]
+
+
 def _console_sources(context: Context, tasks: TaskServices, origins: Mapping[str, str]) -> ConsoleSources:
     store = context.store
     return ConsoleSources(
         overview=store.overview,
         totals=store.totals,
         sessions=store.sessions,
-        slot_limits=partial(_slot_limits, context, tasks),
+        slot_limits=partial(_shown_slot_limits, context, tasks),
         slots_in_use=store.tasks.slots_in_use,
         configuration=partial(list_settings, context.settings, origins),
         dialect=context.settings.kling.dialect,

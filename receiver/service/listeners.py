@@ -79,6 +79,8 @@ class Listeners:
     def _apps(self, settings: Settings) -> tuple[ASGIApp, ASGIApp]:
         """Return the public app and the admin app."""
         context, token = replace(self._context, settings=settings), admin_token(settings)
+        if self._node is not None:
+            self._probes.share(token)
         proxies = TrustedProxies(settings.public.proxies)
         public = public_app(
             context.tracing.callbacks(self._tasks.inbox),

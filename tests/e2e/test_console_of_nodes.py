@@ -15,7 +15,9 @@ from harness.postgres import PostgresServer
 from harness.running_service import a_config, a_kling, a_sink, a_webhook_route
 from harness.waiting import wait_until
 
+from receiver.domain.secret import Secret
 from receiver.web.console.sessions import IDLE_LIMIT
+from receiver.web.probes import digest
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -30,7 +32,8 @@ def url(postgres: PostgresServer) -> Iterator[str]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(tmp_path_factory: pytest.TempPathFactory, url: str) -> AsyncIterator[Cluster]:
     async with a_kling() as kling, a_sink() as sink:
-        config = a_config(kling.url, more=a_webhook_route(sink, extra='on = ["succeed"]'))
+        slots = "[kling.slots]\nimage = 7\n"
+        config = a_config(kling.url, more=slots + a_webhook_route(sink, extra='on = ["succeed"]'))
         async with a_cluster(tmp_path_factory.mktemp("nodes"), url, config) as cluster:
             yield cluster
 
@@ -75,6 +78,24 @@ async def test_a_login_holds_on_every_node_until_the_logout(cluster: Cluster) ->
     assert (await browser.post("/console/logout", {})).status_code == 303
 
     assert await statuses(browser, "/console", cluster) == [303] * 3
+
+
+async def test_every_node_shows_the_configured_slots(cluster: Cluster) -> None:
+    browser = Browser(cluster.admin)
+    await browser.log_in()
+    pages = [(await browser.get("/console")).text for _ in cluster.nodes]
+
+    shown = [re.findall(r"image.*?of 7", page.partition('id="slots-title"')[2], re.DOTALL) for page in pages]
+    assert [len(each) for each in shown] == [1, 1, 1]
+
+
+async def test_a_probe_of_one_node_is_answered_by_any(cluster: Cluster) -> None:
+    for _ in cluster.nodes:
+        probe = (await cluster.post("/api/probes", b"{}")).json()
+        async with plain_http(base_url=cluster.public) as client:
+            answer = await client.post(f"/callbacks/{probe['token']}", content=b"{}")
+        assert answer.status_code == 200
+        assert answer.json()["probe"]["body"] == digest(Secret(probe["secret"]), b"{}")
 
 
 def _notices(answer: httpx.Response) -> list[str]:

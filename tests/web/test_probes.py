@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+import pytest
 from harness.clock import FakeClock
 from harness.fake_inbox import TOKEN, FakeInbox
 from harness.http_client import plain_http
@@ -42,19 +43,44 @@ async def test_a_probe_needs_the_admin_token(web: WebApp) -> None:
         assert (await client.post("/api/probes")).status_code == 401
 
 
-def test_a_probe_expires_and_the_oldest_of_seventeen_is_replaced() -> None:
+def test_a_probe_expires() -> None:
     clock = FakeClock()
     registry = ProbeRegistry(clock=clock)
-    late = registry.register()
-    clock.advance(LIFETIME)
-    assert registry.take(late.token.reveal()) is None
+    first, second = registry.register(), registry.register()
 
-    probes = [registry.register() for _ in range(17)]
-
-    assert registry.take(probes[0].token.reveal()) is None
-    assert registry.take(probes[1].token.reveal()) == probes[1]
     clock.advance(LIFETIME - timedelta(seconds=1))
-    assert registry.take(probes[2].token.reveal()) == probes[2]
+    assert registry.take(first.token.reveal()) == first
+    clock.advance(timedelta(seconds=1))
+    assert registry.take(second.token.reveal()) is None
+
+
+def test_nodes_with_the_same_admin_token_answer_each_others_probes() -> None:
+    registries = [ProbeRegistry(clock=FakeClock()) for _ in range(3)]
+    for registry, token in zip(registries, ("same", "same", "other"), strict=True):
+        registry.share(Secret(token))
+    probe = registries[0].register()
+
+    assert registries[2].take(probe.token.reveal()) is None
+    assert registries[1].take(probe.token.reveal()) == probe
+
+
+@pytest.mark.parametrize("token", ["", "x", "x" * 43, "\u00e9" * 43, "A" * 42 + "=", "A" * 1000])
+def test_a_made_up_token_is_no_probe(token: str) -> None:
+    registry = ProbeRegistry(clock=FakeClock())
+    registry.share(Secret("token"))
+
+    assert registry.take(token) is None
+    changed = registry.register().token.reveal()
+    assert registry.take(("B" if changed[0] == "A" else "A") + changed[1:]) is None
+
+
+def test_a_probe_that_is_spelled_differently_is_answered_once_too() -> None:
+    registry = ProbeRegistry(clock=FakeClock())
+    probe = registry.register()
+    token = probe.token.reveal()
+
+    spellings = [f"!{token}", token, f"{token[:20]}!{token[20:]}", *(token[:-1] + last for last in "ABCD")]
+    assert [registry.take(each) for each in spellings].count(probe) == 1
 
 
 async def test_a_token_of_a_task_never_looks_for_probes(serve: Serve) -> None:
