@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from receiver.web.console.gate import LOGIN, is_browser_path, local_path
 from receiver.web.console.sessions import IDLE_LIMIT, LINK_LIFETIME
+from receiver.web.console.static_files import PREFIX, static_url
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -215,3 +216,14 @@ async def test_every_page_forbids_scripts_frames_and_caches(web: WebApp, path: s
 )
 async def test_a_login_leads_only_to_pages_of_ours(given: str, leads_to: str) -> None:
     assert local_path(given) == leads_to
+
+
+async def test_a_static_file_of_another_version_is_served_and_not_kept(web: WebApp) -> None:
+    same, other = static_url("console.css"), f"{PREFIX}/{'0' * 16}/console.css"
+
+    answers = [await send(web, "GET", path) for path in (same, other)]
+
+    assert [each.status_code for each in answers] == [200, 200]
+    assert answers[0].content == answers[1].content
+    assert ["immutable" in each.headers["cache-control"] for each in answers] == [True, False]
+    assert (await send(web, "GET", f"{PREFIX}/{'0' * 16}/nothing.css")).status_code == 404

@@ -46,12 +46,13 @@ def static_url(name: str) -> str:
 
 
 async def static_file(request: Request) -> Response:
-    """Return a static file."""
+    """Return a static file. While nodes are upgraded, another one's page may ask for another version of it."""
     name = request.path_params["name"]
     content, digest = _files().get(name, (b"", ""))
-    if not digest or digest != request.path_params["digest"]:
+    if not digest:
         raise problems.not_found()
-    return Response(content, HTTPStatus.OK, headers=_HEADERS, media_type=_MEDIA_TYPES[_suffix(name)])
+    headers = _HEADERS if digest == request.path_params["digest"] else _HEADERS | {"cache-control": "no-store"}
+    return Response(content, HTTPStatus.OK, headers=headers, media_type=_MEDIA_TYPES[_suffix(name)])
 
 
 def _suffix(name: str) -> str:
