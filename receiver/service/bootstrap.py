@@ -168,7 +168,7 @@ async def build_service(
     results = build_results(context, objects)
     retention = Retention(context.store.retention, settings.retention, clock=context.clock, previews=results.previews)
     work = {**deliveries.work, **tasks.work, **_maintenance(context, tasks, results)}
-    work |= {"retention": retention.run, "reload": reloader.run}
+    work |= {"retention": retention.run, "old_previews": retention.run_previews, "reload": reloader.run}
     work |= await _build_archive(context, public_client, objects, results.previews)
     supervisor = Supervisor(broken=context.store.broken, work={}, notifiers=context.notifiers)
     readiness = _readiness(context, supervisor)

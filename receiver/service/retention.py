@@ -64,12 +64,25 @@ class Retention:
         deleted: Counter[str] = Counter()
         for target, age in _ages(self._settings).items():
             deleted.update(await self._sweep_target(target, stop, before=now - age, now=now))
-        if self._previews is not None:
-            deleted["previews"] = await self._previews.sweep(before=now - self._settings.events)
         if any(deleted.values()):
             await self._store.truncate_wal()
         log.info("retention.swept", **deleted)
         return deleted
+
+    async def run_previews(self, stop: asyncio.Event) -> None:
+        """Remove old thumbnails now and every hour until *stop*. Every node may have some of its own."""
+        while not stop.is_set():
+            await self.sweep_previews()
+            await self._clock.wait(stop, until=self._clock.now() + SWEEP_INTERVAL)
+
+    async def sweep_previews(self) -> int:
+        """Remove the old thumbnails on this machine; return of how many tasks."""
+        if self._previews is None:
+            return 0
+        removed = await self._previews.sweep(before=self._clock.now() - self._settings.events)
+        if removed:
+            log.info("previews.swept", tasks=removed)
+        return removed
 
     async def _sweep_target(
         self, target: RetentionTarget, stop: asyncio.Event, *, before: datetime, now: datetime

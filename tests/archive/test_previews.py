@@ -247,13 +247,13 @@ async def test_retention_removes_old_thumbnails(tmp_path: Path) -> None:
         deleted = await sweep(system, previews)
         again = await sweep(system, previews)
 
-    assert (deleted["previews"], again["previews"]) == (1, 0)
+    assert (deleted, again) == (1, 0)
     assert [path.parent.name for path in kept(previews)] == ["tsk_new"]
 
 
-async def sweep(system: RetentionSystem, previews: Previews) -> Any:
+async def sweep(system: RetentionSystem, previews: Previews) -> int:
     retention = Retention(system.store.retention, RetentionSettings(), clock=system.clock, previews=previews)
-    return await retention.sweep(asyncio.Event())
+    return await retention.sweep_previews()
 
 
 def file_size(path: Path) -> int:

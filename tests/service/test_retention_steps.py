@@ -13,6 +13,7 @@ from harness.logs import capture_logs
 from harness.retention_system import DAY, SETTINGS, AutoAdvancingClock, RetentionSystem, a_retention_system
 
 from receiver.domain.errors import StoreUnavailable
+from receiver.service.nodes.node import DUTY_OF_WORK
 from receiver.service.retention import SWEEP_INTERVAL, Retention
 from receiver.settings import RetentionSettings
 from receiver.store.interfaces import RetentionTarget, SweepResult
@@ -145,3 +146,24 @@ async def test_a_stop_ends_a_sweep_between_steps(system: RetentionSystem) -> Non
     stop.set()
 
     assert sum((await Retention(system.store.retention, SETTINGS, clock=system.clock).sweep(stop)).values()) == 0
+
+
+async def test_every_node_removes_its_old_thumbnails_hourly() -> None:
+    class Sweeper:
+        def __init__(self) -> None:
+            self.sweeps: list[datetime] = []
+            self.stop = asyncio.Event()
+
+        async def sweep(self, *, before: datetime) -> int:
+            self.sweeps.append(before + SETTINGS.events)
+            if len(self.sweeps) == 2:
+                self.stop.set()
+            return 0
+
+    previews = Sweeper()
+    retention = Retention(FakeRetentionStore(), SETTINGS, clock=AutoAdvancingClock(), previews=previews)
+
+    await retention.run_previews(previews.stop)
+
+    assert previews.sweeps == [START, START + SWEEP_INTERVAL]
+    assert "old_previews" not in DUTY_OF_WORK
