@@ -1,7 +1,8 @@
 """Shared fixtures, and the choice, order and report of the soak tests."""
 
+import gc
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import hypothesis
@@ -27,6 +28,17 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = config.getoption("report")
     if folder is not None and not hasattr(config, "workerinput"):
         config.pluginmanager.register(SoakRecorder(folder))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect the tests without the garbage collector. They live until the end, so it need not visit them later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(trylast=True)  # after other plugins have deselected tests

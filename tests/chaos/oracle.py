@@ -47,11 +47,21 @@ class Oracle:
         self._in_flight: Counter[str] = Counter()
         self._watched: set[str] = set()
         self._trace = hashlib.sha256()
+        self._awaited: tuple[str, asyncio.Event] | None = None
+
+    def wait_for(self, finding: str | None) -> asyncio.Event:
+        """Return an event that is set when a violation contains *finding*."""
+        found = asyncio.Event()
+        if finding is not None:
+            self._awaited = finding, found
+        return found
 
     def report(self, what: str) -> None:
         """Record a violation with its time."""
         if len(self.violations) < _MAX_VIOLATIONS:
             self.violations.append(f"{asyncio.get_running_loop().time() / 3600:.3f} h: {what}")
+            if self._awaited is not None and self._awaited[0] in what:
+                self._awaited[1].set()
 
     def trace(self, *what: object) -> None:
         """Record an event, so that two runs can be compared."""

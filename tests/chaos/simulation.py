@@ -145,12 +145,18 @@ class Simulation:
     def _new_rng(self) -> Random:
         return Random(self.rng.random())
 
-    async def run(self, hours: float, *, until_settled: bool = True) -> None:
-        """Run with all faults for this long, then without faults until everything has finished, then stop."""
+    async def run(self, hours: float, *, until_settled: bool = True, until: str | None = None) -> None:
+        """Run with all faults for this long, then without faults until everything has finished, then stop.
+
+        The faults end at once when a violation contains *until*.
+        """
+        found = self.oracle.wait_for(until)
         await self.host.start()
         restarting = spawn_detached(self._restart_randomly(self._new_rng()))
         async with running_detached(self._activities()):
-            await asyncio.sleep(hours * _HOUR)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(hours * _HOUR):
+                    await found.wait()
             self._is_finished.set()
             self._interrupt.set()
             await restarting

@@ -31,15 +31,16 @@ def run_simulation(
     jumps: bool = False,
     one_shots: bool = False,
     until_settled: bool = True,
+    until: str | None = None,
     sabotage: Callable[[pytest.MonkeyPatch], None] = lambda _: None,
 ) -> Simulation:
-    """Run a simulation of this many hours; *sabotage* may break the service first."""
+    """Run a simulation of this many hours, or *until* such a violation; *sabotage* may break the service first."""
 
     async def run(patch: pytest.MonkeyPatch) -> Simulation:
         sabotage(patch)
         simulation = Simulation(folder, seed, patch=patch, jumps=jumps, one_shots=one_shots)
         with contextlib.closing(simulation.network):
-            await simulation.run(hours, until_settled=until_settled)
+            await simulation.run(hours, until_settled=until_settled, until=until)
         return simulation
 
     folder.mkdir()
