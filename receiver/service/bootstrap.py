@@ -107,7 +107,7 @@ async def run_until_stopped(loaded: Loaded, hangup: HangupSignal | None = None) 
     for warning in (*loaded.warnings, *unmatched_globs(loaded)):
         log.warning("configuration.warned", warning=warning)
     systemd = SystemdNotifier.from_environment()
-    reloader = Reloader(loaded, requested=hangup.requested, systemd=systemd)
+    reloader = Reloader(loaded, requested=hangup.requested, systemd=systemd, clock=SystemClock())
     async with AsyncExitStack() as stack:
         supervisor = await _build_when_store_opens(loaded.settings, stack, systemd, reloader)
         if supervisor is None:

@@ -13,6 +13,7 @@ import structlog
 from msgspec.structs import replace
 
 from receiver.domain.api_schema.config import ChangedSetting, ConfigChanges, RemovedRoute
+from receiver.domain.clock import Clock
 from receiver.domain.errors import ConfigurationError, ReceiverError
 from receiver.domain.notifier import Notifiers
 from receiver.kling.route_globs import unmatched_globs
@@ -44,11 +45,12 @@ class Backlog(Protocol):
 class Reloader:
     """Reloads the configuration, one reload at a time. ``requested`` asks for one, such as SIGHUP."""
 
-    def __init__(self, loaded: Loaded, *, requested: asyncio.Event, systemd: SystemdNotifier) -> None:
+    def __init__(self, loaded: Loaded, *, requested: asyncio.Event, systemd: SystemdNotifier, clock: Clock) -> None:
         self._loaded = loaded
         self._running = loaded.settings
         self._requested = requested
         self._systemd = systemd
+        self._clock = clock
         self._lock = asyncio.Lock()
         self._parts: Sequence[Configurable] = ()
         self._catalog: Backlog | None = None
@@ -125,7 +127,7 @@ class Reloader:
         """Load the file that the service was started with, once it is completely written."""
         path = self._loaded.path
         if path is not None:
-            await wait_until_settled(path)
+            await wait_until_settled(path, self._clock)
         return await asyncio.to_thread(load, path)
 
     async def _describe(self, loaded: Loaded, changes: Changes, *, applied: bool) -> ConfigChanges:

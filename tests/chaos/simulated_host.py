@@ -183,7 +183,8 @@ class SimulatedHost:
     async def _run_service(self) -> int:
         async with contextlib.AsyncExitStack() as stack:
             systemd = SystemdNotifier()
-            reloader = Reloader(Loaded(settings=self.settings), requested=asyncio.Event(), systemd=systemd)
+            loaded, requested = Loaded(settings=self.settings), asyncio.Event()
+            reloader = Reloader(loaded, requested=requested, systemd=systemd, clock=self.clock)
             return await (await bootstrap.build_service(self.settings, {}, stack, reloader, systemd)).run(systemd)
 
     async def stop(self) -> None:

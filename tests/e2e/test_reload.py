@@ -237,28 +237,6 @@ async def test_settings_that_need_a_restart_are_named_and_not_changed(tmp_path: 
     assert health.status == 200
 
 
-async def test_a_reload_reads_a_file_only_when_it_is_complete(tmp_path: Path) -> None:
-    async with a_sink() as sink, a_trusting_receiver(tmp_path, a_webhook_route(sink)) as receiver:
-        config = receiver.config_path.read_text()
-
-        receiver.config_path.write_text("")  # as an editor that truncates the file before it writes
-        truncated = asyncio.create_task(receiver.run_cli_async("config", "diff", "--json", *address(receiver)))
-        await asyncio.sleep(0.1)
-        receiver.config_path.write_text(config)
-        printed = json.loads((await truncated).stdout)
-        receiver.config_path.unlink()  # as an editor that moves the file away and writes a new one
-        moved = asyncio.create_task(receiver.run_cli_async("config", "reload", "--json", *address(receiver)))
-        await asyncio.sleep(0.1)
-        new = receiver.config_path.with_suffix(".new")
-        new.write_text(config + '[poll]\nevery = "9m"\n')
-        new.rename(receiver.config_path)
-        reloaded = json.loads((await moved).stdout)
-
-    assert (printed["routes_removed"], printed["changed"]) == ([], [])
-    assert [each["key"] for each in reloaded["changed"]] == ["poll.every"]
-    assert reloaded["routes_removed"] == []
-
-
 def address(receiver: Receiver) -> tuple[str, ...]:
     """The options with which a command needs no configuration file."""
     return "--url", receiver.admin, "--token", receiver.token

@@ -22,7 +22,7 @@ from receiver.archive.previews import Previews
 from receiver.archive.reader import ArchiveReader
 from receiver.delivery.lanes import LaneRegistry
 from receiver.domain.api_schema.resources import Check
-from receiver.domain.clock import Ids
+from receiver.domain.clock import Ids, SystemClock
 from receiver.domain.metrics import Metrics
 from receiver.domain.notifier import Notifiers
 from receiver.domain.secret import Secret
@@ -165,7 +165,8 @@ def _a_reloader(settings: Settings, folder: Path) -> Reloader:
     file = folder / "config.toml"
     file.write_text(f'[poll]\nevery = "10m"\n[admin]\ntoken = "{TOKEN}"\n')
     os.utime(file, (0, 0))  # so that it is not waited for
-    return Reloader(Loaded(settings=settings, path=file), requested=asyncio.Event(), systemd=SystemdNotifier())
+    loaded, requested = Loaded(settings=settings, path=file), asyncio.Event()
+    return Reloader(loaded, requested=requested, systemd=SystemdNotifier(), clock=SystemClock())
 
 
 def _route(url: str) -> RouteSettings:
