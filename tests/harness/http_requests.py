@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from receiver.net.http_client import HttpClient, HttpResponse
 
-TIMEOUT = timedelta(seconds=5)
+TIMEOUT = timedelta(seconds=60)
 SHORT_TIMEOUT = timedelta(milliseconds=150)
 
 

@@ -15,7 +15,7 @@ from receiver.net.http_client import HttpClient
 from receiver.net.ssrf_guard import PublicGuard
 
 FILE = bytes(range(256)) * 40
-TIMEOUT = timedelta(seconds=5)
+TIMEOUT = timedelta(seconds=60)
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from receiver.domain.errors import AddressBlocked, RequestNotSent
 from receiver.net.http_client import HttpClient, IPAddress, has_literal_ip
 from receiver.net.ssrf_guard import OperatorGuard, PublicGuard
 
-TIMEOUT = timedelta(seconds=5)
+TIMEOUT = timedelta(seconds=60)
 
 
 class FakeResolver:
