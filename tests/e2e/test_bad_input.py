@@ -13,17 +13,15 @@ from harness.running_service import (
     ENDPOINT,
     Receiver,
     a_config,
-    a_kling,
     a_push_body,
     a_receiver,
-    a_sink,
-    a_webhook_route,
     create_callback_url,
     submit_task,
     wait_for_state,
 )
 from harness.soak_report import RecordCounts
 from harness.waiting import wait_until
+from harness.whole_service import a_whole_service
 
 BODIES = env_int("BODIES", 10_000)
 CLIENT_COUNT, TASKS = 8, 100
@@ -103,32 +101,29 @@ async def test_thousands_of_malformed_bodies_do_no_harm(tmp_path: Path, record_c
     seed = fresh_seed()
     rng, answers = Random(seed), Counter[tuple[str, int]]()
     record_counts(seed=seed)
-    async with a_sink() as sink, a_kling() as kling:
-        config = a_config(kling.url, more=SMALL + a_webhook_route(sink, extra='on = ["*"]\nunverified = true'))
-        async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
-            known = [{"endpoint": ENDPOINT}, {}]
-            urls = [(await create_callback_url(client, **known[each % 2]))[1] for each in range(TASKS)]
-            process = receiver.process
+    async with a_whole_service(tmp_path, more=SMALL, route='on = ["*"]\nunverified = true') as whole:
+        sink, _, receiver, client = whole
+        known = [{"endpoint": ENDPOINT}, {}]
+        urls = [(await create_callback_url(client, **known[each % 2]))[1] for each in range(TASKS)]
+        process = receiver.process
 
-            await asyncio.gather(
-                *(_post_bad_bodies(receiver, urls, Random(rng.random()), answers) for _ in range(CLIENT_COUNT))
-            )
+        await asyncio.gather(
+            *(_post_bad_bodies(receiver, urls, Random(rng.random()), answers) for _ in range(CLIENT_COUNT))
+        )
 
-            statuses = Counter(status for _, status in answers.elements())
-            record_counts(bodies=answers.total(), kinds=len({kind for kind, _ in answers}), answers=statuses)
-            assert answers.total() == BODIES // CLIENT_COUNT * CLIENT_COUNT
-            assert {status for _, status in answers} == {200, 400, 413, 415}
-            assert process is not None
-            assert process.poll() is None
-            assert receiver.log_entries("callback.failed") == []
-            task = await submit_task(client)
-            await wait_for_state(client, task["id"], "succeed")
-            events = receiver.rows("SELECT id FROM events WHERE task_id = ?", task["id"])
-            await wait_until(lambda: all(id_ in sink.received for (id_,) in events))
-            await wait_until(
-                lambda: receiver.rows("SELECT count(*) FROM deliveries WHERE status = 'pending'") == [(0,)]
-            )
-            assert await receiver.stop() == 0
+        statuses = Counter(status for _, status in answers.elements())
+        record_counts(bodies=answers.total(), kinds=len({kind for kind, _ in answers}), answers=statuses)
+        assert answers.total() == BODIES // CLIENT_COUNT * CLIENT_COUNT
+        assert {status for _, status in answers} == {200, 400, 413, 415}
+        assert process is not None
+        assert process.poll() is None
+        assert receiver.log_entries("callback.failed") == []
+        task = await submit_task(client)
+        await wait_for_state(client, task["id"], "succeed")
+        events = receiver.rows("SELECT id FROM events WHERE task_id = ?", task["id"])
+        await wait_until(lambda: all(id_ in sink.received for (id_,) in events))
+        await wait_until(lambda: receiver.rows("SELECT count(*) FROM deliveries WHERE status = 'pending'") == [(0,)])
+        assert await receiver.stop() == 0
 
 
 async def _post_bad_bodies(receiver: Receiver, urls: list[str], rng: Random, answers: Counter[tuple[str, int]]) -> None:

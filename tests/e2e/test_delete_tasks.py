@@ -14,14 +14,13 @@ from harness.running_service import (
     a_kling,
     a_push_body,
     a_receiver,
-    a_sink,
-    a_webhook_route,
     create_callback_url,
     submit_task,
     wait_for_state,
 )
 from harness.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, an_s3_server
 from harness.waiting import wait_until
+from harness.whole_service import a_whole_service
 
 ARCHIVE = '[archive]\ndir = "results"\n[network]\nallow = ["127.0.0.0/8"]\n'
 STORED = "SELECT count(*) FROM {}"
@@ -35,10 +34,8 @@ def row_counts(receiver: Receiver) -> list[int]:
 @asynccontextmanager
 async def a_service(folder: Path, more: str = ARCHIVE) -> AsyncIterator[tuple[Receiver, httpx2.AsyncClient]]:
     """Run a receiver with an archive and a route."""
-    async with a_sink() as sink, a_kling() as kling:
-        config = a_config(kling.url, more=more + a_webhook_route(sink, extra='on = ["*"]'))
-        async with a_receiver(folder, config) as receiver, receiver.client() as client:
-            yield receiver, client
+    async with a_whole_service(folder, more=more, route='on = ["*"]') as (_, _, receiver, client):
+        yield receiver, client
 
 
 async def a_finished_task(receiver: Receiver, client: httpx2.AsyncClient) -> str:
@@ -133,24 +130,22 @@ async def test_a_task_with_retries_in_flight_is_deleted_and_delivers_nothing_mor
         await answering.wait()
         return 500
 
-    async with a_sink() as sink, a_kling() as kling:
+    async with a_whole_service(tmp_path, route='retry = ["200ms"]') as (sink, _, receiver, client):
         sink.answer = fail_slowly
-        config = a_config(kling.url, more=a_webhook_route(sink, extra='retry = ["200ms"]'))
-        async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
-            task = await submit_task(client)
-            await wait_until(lambda: len(sink.bodies) == 1)  # the attempt is in flight
+        task = await submit_task(client)
+        await wait_until(lambda: len(sink.bodies) == 1)  # the attempt is in flight
 
-            answer = await client.delete(f"/api/tasks/{task['id']}")
-            answering.set()
-            other = await submit_task(client)
-            await wait_until(lambda: len(sink.bodies) >= 3)
+        answer = await client.delete(f"/api/tasks/{task['id']}")
+        answering.set()
+        other = await submit_task(client)
+        await wait_until(lambda: len(sink.bodies) >= 3)
 
-            assert answer.json()["pending_deliveries"] == 1
-            events = [json.loads(body)["data"]["task"]["id"] for body in sink.bodies]
-            assert events.count(task["id"]) == 1
-            assert set(events[1:]) == {other["id"]}
-            assert receiver.log_entries("service.failed") == []
-            assert await receiver.stop() == 0
+        assert answer.json()["pending_deliveries"] == 1
+        events = [json.loads(body)["data"]["task"]["id"] for body in sink.bodies]
+        assert events.count(task["id"]) == 1
+        assert set(events[1:]) == {other["id"]}
+        assert receiver.log_entries("service.failed") == []
+        assert await receiver.stop() == 0
 
 
 async def test_objects_are_removed_from_the_object_store(tmp_path: Path) -> None:

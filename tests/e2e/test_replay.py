@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 from harness.running_service import Receiver, Sink, a_config, a_kling, a_receiver, a_sink, a_webhook_route
 from harness.waiting import wait_until
+from harness.whole_service import a_whole_service
 
 BODY = {"prompt": "a cat", "subject_image_list": [{"subject_image": "https://example.com/a.png"}]}
 
@@ -127,11 +128,7 @@ def accepted_since(sink: Sink, since: int) -> set[str]:
 
 
 async def test_a_manually_held_route_delivers_nothing_until_retried(tmp_path: Path) -> None:
-    async with (
-        a_sink() as sink,
-        a_kling() as kling,
-        a_receiver(tmp_path, a_config(kling.url, more=a_webhook_route(sink))) as receiver,
-    ):
+    async with a_whole_service(tmp_path) as (sink, _, receiver, _):
         assert receiver.run_cli("routes", "hold", "hook", "--why", "moving").returncode == 0
         async with receiver.client() as client:
             [task] = await submit(client, 1)

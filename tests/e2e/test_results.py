@@ -22,6 +22,7 @@ from harness.running_service import (
     wait_for_state,
 )
 from harness.waiting import wait_until
+from harness.whole_service import a_whole_service
 
 from receiver.kling.simulator.results import content
 
@@ -29,23 +30,21 @@ ARCHIVE = '[archive]\ndir = "results"\n[network]\nallow = ["127.0.0.0/8"]\n'
 
 
 async def test_events_are_delivered_after_the_download(tmp_path: Path) -> None:
-    async with a_sink() as sink, a_kling() as kling:
-        config = a_config(kling.url, more=ARCHIVE + a_webhook_route(sink) + a_script_route(tmp_path))
-        async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
-            (tmp_path / "publish.sh").write_text('#!/bin/sh\nls "$KLING_ASSET_DIR" > "$OUT"\n')
-            created = await submit_task(client, body={"prompt": "a cat", "n": 3, "subject_image_list": IMAGES})
-            await wait_until(lambda: len(sink.received) == 1)
+    async with a_whole_service(tmp_path, more=ARCHIVE + a_script_route(tmp_path)) as (sink, kling, receiver, client):
+        (tmp_path / "publish.sh").write_text('#!/bin/sh\nls "$KLING_ASSET_DIR" > "$OUT"\n')
+        created = await submit_task(client, body={"prompt": "a cat", "n": 3, "subject_image_list": IMAGES})
+        await wait_until(lambda: len(sink.received) == 1)
 
-            [[event]] = sink.received.values()
-            assert [Path(asset["path"]).name for asset in event["data"]["assets"]] == ["0.png", "1.png", "2.png"]
-            for asset, entry in zip(event["data"]["assets"], event["data"]["result"]["images"], strict=True):
-                await assert_downloaded(asset, entry["url"])
-            shown = await wait_for_state(client, created["id"], "succeed")
-            assert shown["assets"] == event["data"]["assets"]
-            assert shown["archiving"] is None
-            await wait_until(lambda: script_output(tmp_path) == ["0.png", "1.png", "2.png"])
-            assert kling.counts["results"] == 6, "each once by us and once by the test"
-            assert await receiver.stop() == 0
+        [[event]] = sink.received.values()
+        assert [Path(asset["path"]).name for asset in event["data"]["assets"]] == ["0.png", "1.png", "2.png"]
+        for asset, entry in zip(event["data"]["assets"], event["data"]["result"]["images"], strict=True):
+            await assert_downloaded(asset, entry["url"])
+        shown = await wait_for_state(client, created["id"], "succeed")
+        assert shown["assets"] == event["data"]["assets"]
+        assert shown["archiving"] is None
+        await wait_until(lambda: script_output(tmp_path) == ["0.png", "1.png", "2.png"])
+        assert kling.counts["results"] == 6, "each once by us and once by the test"
+        assert await receiver.stop() == 0
 
 
 async def test_a_waiting_submit_prints_the_files(tmp_path: Path) -> None:

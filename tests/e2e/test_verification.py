@@ -21,6 +21,7 @@ from harness.running_service import (
     wait_for_state,
 )
 from harness.waiting import wait_until
+from harness.whole_service import a_whole_service
 
 from receiver.kling.simulator import Simulator
 
@@ -45,12 +46,7 @@ async def create_directly(kling: Simulator, callback_url: str, **more: object) -
 
 
 async def test_a_forged_success_is_never_routed_and_a_genuine_one_is(tmp_path: Path) -> None:
-    async with (
-        a_sink() as sink,
-        a_kling(forge="always", processing_for="300ms") as kling,
-        a_receiver(tmp_path, a_config(kling.url, more=a_webhook_route(sink))) as receiver,
-        receiver.client() as client,
-    ):
+    async with a_whole_service(tmp_path, forge="always", processing_for="300ms") as (sink, kling, receiver, client):
         task = await submit_task(client)
 
         ended = await wait_for_state(client, task["id"], "succeed")
@@ -68,12 +64,8 @@ async def test_a_forged_success_is_never_routed_and_a_genuine_one_is(tmp_path: P
 
 
 async def test_a_forged_success_of_a_task_that_fails_is_never_routed(tmp_path: Path) -> None:
-    async with (
-        a_sink() as sink,
-        a_kling(forge="always", processing_for="300ms") as kling,
-        a_receiver(tmp_path, a_config(kling.url, more=a_webhook_route(sink, extra='on = ["*"]'))) as receiver,
-        receiver.client() as client,
-    ):
+    async with a_whole_service(tmp_path, route='on = ["*"]', forge="always", processing_for="300ms") as whole:
+        sink, _, _, client = whole
         task = await submit_task(client, body=JOB | {"prompt": "[fail: too many cats]"})
 
         ended = await wait_for_state(client, task["id"], "failed")
@@ -126,12 +118,7 @@ async def test_a_minted_task_without_endpoint_needs_an_unverified_route(
 
 
 async def test_a_minted_task_with_endpoint_is_confirmed(tmp_path: Path) -> None:
-    async with (
-        a_sink() as sink,
-        a_kling() as kling,
-        a_receiver(tmp_path, a_config(kling.url, more=a_webhook_route(sink))) as receiver,
-        receiver.client() as client,
-    ):
+    async with a_whole_service(tmp_path) as (sink, kling, _, client):
         task, url = await create_callback_url(client, endpoint=ENDPOINT)
         assert task["state"] == "awaiting"
 
@@ -145,12 +132,8 @@ async def test_a_minted_task_with_endpoint_is_confirmed(tmp_path: Path) -> None:
 
 async def test_a_minted_task_without_a_final_push_is_polled(tmp_path: Path) -> None:
     polling = '[poll]\nafter = "50ms"\nevery = "50ms"\n'
-    async with (
-        a_sink() as sink,
-        a_kling(drop={"share": 1.0, "on": ["succeed"]}) as kling,
-        a_receiver(tmp_path, a_config(kling.url, more=polling + a_webhook_route(sink))) as receiver,
-        receiver.client() as client,
-    ):
+    async with a_whole_service(tmp_path, more=polling, drop={"share": 1.0, "on": ["succeed"]}) as whole:
+        sink, kling, _, client = whole
         task, url = await create_callback_url(client, endpoint=ENDPOINT)
 
         await create_directly(kling, url)
@@ -161,12 +144,7 @@ async def test_a_minted_task_without_a_final_push_is_polled(tmp_path: Path) -> N
 
 
 async def test_a_forged_push_for_a_task_unknown_to_kling_is_never_routed(tmp_path: Path) -> None:
-    async with (
-        a_sink() as sink,
-        a_kling() as kling,
-        a_receiver(tmp_path, a_config(kling.url, more=a_webhook_route(sink))) as receiver,
-        receiver.client() as client,
-    ):
+    async with a_whole_service(tmp_path) as (_, _, receiver, client):
         task, url = await create_callback_url(client, endpoint=ENDPOINT)
 
         answer = await http_request("POST", url, a_push_body("succeed"))
@@ -179,49 +157,43 @@ async def test_a_forged_push_for_a_task_unknown_to_kling_is_never_routed(tmp_pat
 
 async def test_a_push_for_another_task_is_stored_and_not_routed(tmp_path: Path) -> None:
     more = '[callbacks]\nverify = "never"\n'
-    async with a_sink() as sink, a_kling() as kling:
-        config = a_config(kling.url, more=more + a_webhook_route(sink))
-        async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
-            task, url = await create_callback_url(client)
-            assert (
-                await http_request("POST", url, a_push_body("processing", task_id="867283741759111202"))
-            ).status == 200
+    async with a_whole_service(tmp_path, more=more) as (_, _, receiver, client):
+        task, url = await create_callback_url(client)
+        assert (await http_request("POST", url, a_push_body("processing", task_id="867283741759111202"))).status == 200
 
-            answer = await http_request("POST", url, a_push_body("succeed", task_id="867283741759111203"))
+        answer = await http_request("POST", url, a_push_body("succeed", task_id="867283741759111203"))
 
-            assert (answer.status, answer.body) == (200, b'{"ok":true}')
-            outcomes = receiver.rows("SELECT outcome FROM pushes ORDER BY id")
-            assert outcomes == [("applied",), ("mismatch",)]
-            assert (await client.get(f"/api/tasks/{task['id']}")).json()["state"] == "processing"
-            assert receiver.rows("SELECT count(*) FROM deliveries") == [(0,)]
+        assert (answer.status, answer.body) == (200, b'{"ok":true}')
+        outcomes = receiver.rows("SELECT outcome FROM pushes ORDER BY id")
+        assert outcomes == [("applied",), ("mismatch",)]
+        assert (await client.get(f"/api/tasks/{task['id']}")).json()["state"] == "processing"
+        assert receiver.rows("SELECT count(*) FROM deliveries") == [(0,)]
 
 
 async def test_a_signed_push_is_trusted_without_a_poll(tmp_path: Path) -> None:
     secrets = f'[callbacks]\nverify = "always"\nsigning_secrets = ["{SIGNING}", "{OLD_SIGNING}"]\n'
-    async with a_sink() as sink, a_kling(signing_secrets=OLD_SIGNING) as kling:
-        config = a_config(kling.url, more=secrets + a_webhook_route(sink, extra='on = ["*"]'))
-        async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
-            task = await submit_task(client)
+    async with a_whole_service(tmp_path, more=secrets, route='on = ["*"]', signing_secrets=OLD_SIGNING) as whole:
+        sink, kling, _, client = whole
+        task = await submit_task(client)
 
-            ended = await wait_for_state(client, task["id"], "succeed")
+        ended = await wait_for_state(client, task["id"], "succeed")
 
-            await wait_until(lambda: len(sink.bodies) == 2)
-            assert ended["verified"] == "signature"
-            assert {data["verified"] for data in data_of(sink)} == {"signature"}
-            assert kling.state()["counts"]["queries"] == 0
+        await wait_until(lambda: len(sink.bodies) == 2)
+        assert ended["verified"] == "signature"
+        assert {data["verified"] for data in data_of(sink)} == {"signature"}
+        assert kling.state()["counts"]["queries"] == 0
 
 
 async def test_a_push_with_a_wrong_signature_is_polled_and_not_routed(tmp_path: Path) -> None:
     secrets = f'[callbacks]\nverify = "never"\nsigning_secrets = ["{SIGNING}"]\n'
-    async with a_sink() as sink, a_kling(signing_secrets=OLD_SIGNING, processing_for="20ms") as kling:
-        config = a_config(kling.url, more=secrets + a_webhook_route(sink))
-        async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
-            task = await submit_task(client)
+    async with a_whole_service(tmp_path, more=secrets, signing_secrets=OLD_SIGNING, processing_for="20ms") as whole:
+        sink, _, receiver, client = whole
+        task = await submit_task(client)
 
-            ended = await wait_for_state(client, task["id"], "succeed")
+        ended = await wait_for_state(client, task["id"], "succeed")
 
-            await wait_until(lambda: len(sink.bodies) == 1)
-            assert ended["verified"] == "api"
-            assert [data["source"] for data in data_of(sink)] == ["poll"]
-            outcomes = receiver.rows("SELECT DISTINCT outcome FROM pushes WHERE source = 'callback'")
-            assert outcomes == [("forged",)]
+        await wait_until(lambda: len(sink.bodies) == 1)
+        assert ended["verified"] == "api"
+        assert [data["source"] for data in data_of(sink)] == ["poll"]
+        outcomes = receiver.rows("SELECT DISTINCT outcome FROM pushes WHERE source = 'callback'")
+        assert outcomes == [("forged",)]
