@@ -25,7 +25,12 @@ BRIEFLY = 'timeout = "1s"'
 
 async def test_jobs_beyond_the_slots_wait_for_a_free_slot(tmp_path: Path) -> None:
     slots = "slots = { image = 2 }"
-    async with a_whole_service(tmp_path, kling_more=slots, slots="image=2", processing_for="1s") as (sink, kling, _, client):
+    async with a_whole_service(tmp_path, kling_more=slots, slots="image=2", processing_for="1s") as (
+        sink,
+        kling,
+        _,
+        client,
+    ):
         tasks = [await submit_task(client, body=JOB | {"n": 2}) for _ in range(3)]
         assert [task["state"] for task in tasks] == ["submitted", "queued", "queued"]
 
