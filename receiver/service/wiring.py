@@ -29,6 +29,7 @@ from receiver.submission.gateway_creates import GatewayCreates
 from receiver.submission.held_creates import HeldCreates
 from receiver.submission.recorder import CreateRecorder
 from receiver.submission.recovery import CreateRecovery
+from receiver.submission.submit_queue import SubmitQueue
 from receiver.submission.submitter import Submitter
 from receiver.tasks.alert_service import AlertService
 from receiver.tasks.alerts import TaskAlerts
@@ -114,9 +115,12 @@ def build_tasks(context: Context) -> TaskServices:
     )
     executor = _build_executor(context, recorder, recovery, alerts, ends)
     held = HeldCreates(store.tasks, recorder, executor.admission, wait=settings.gateway.wait, clock=clock)
+    queue = SubmitQueue(
+        store.tasks, executor, recorder, held, settings=settings, notifiers=notifiers, clock=clock, ids=ids
+    )
     traced_store = context.tracing.submit_store(store.tasks)
     submitter = Submitter(
-        traced_store, executor, recorder, held, settings=settings, notifiers=notifiers, clock=clock, ids=ids
+        traced_store, queue, executor, recorder, held, settings=settings, notifiers=notifiers, clock=clock, ids=ids
     )
     return TaskServices(
         inbox=inbox,

@@ -30,7 +30,7 @@ from receiver.domain.model import (
     Verification,
 )
 from receiver.domain.queueing import Queueing
-from receiver.store.interfaces import SlotUse
+from receiver.store.interfaces import QueuedTask, SlotUse
 from receiver.store.packing import pack, unpack
 
 Values: TypeAlias = tuple[object, ...]
@@ -136,6 +136,14 @@ def _task(values: Values) -> Task:
 
 def _polling(count: int, at: int | None, push_at: int | None, empty_results: int) -> Polling:
     return Polling(count=count, at=datetime_or_none(at), push_at=datetime_or_none(push_at), empty_results=empty_results)
+
+
+NO_SLOTS = SlotUse(all={}, confirmed={})
+
+
+def queued_task(row: Row) -> QueuedTask:
+    """Read a queued task with the size of its body from its row."""
+    return QueuedTask(task=task(row), size=row["body_size"])
 
 
 def slot_use(found: Sequence[Row]) -> SlotUse:

@@ -28,7 +28,9 @@ _WAITING_FOR_MORE_SLOTS = "waits for more slots than Kling was seen to have free
 
 
 class Admitted(msgspec.Struct, frozen=True):
-    """The task may be sent now."""
+    """The task may be sent now. ``is_probe``: its result decides whether others may follow, so it is sent alone."""
+
+    is_probe: bool = False
 
 
 class Skip(msgspec.Struct, frozen=True):
@@ -122,9 +124,13 @@ class AdmissionControl:
             is_resource = blocked.issue.scope is Scope.RESOURCE
             return Wait(until=blocked.until, reason=blocked.reason) if is_resource else Skip()
         if self._slot_limiter.admits(task, in_use, now):
-            return Admitted()
+            return Admitted(is_probe=self._is_probe(task, call, in_use))
         until = self._slot_limiter.yields_until(task, now)
         return Skip() if until is None else Wait(until=until, reason=_WAITING_FOR_MORE_SLOTS)
+
+    def _is_probe(self, task: Task, call: KlingCall, in_use: Mapping[str, int]) -> bool:
+        is_account_probe = self._breaker.next_probe_at is not None
+        return is_account_probe or self._issue_breakers.is_probe(call) or self._slot_limiter.is_probe(task, in_use)
 
     def sync_heads(self, next_queued: Sequence[Task]) -> None:
         """Forget the waiting tasks of each slot key that has none in *next_queued*, the heads of all keys."""

@@ -3,7 +3,8 @@
 It also records that an operator cancelled a queued task.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 import structlog
@@ -59,6 +60,7 @@ class CreateRecorder:
         self.begun_at: BoundedDict[str, float] = BoundedDict(_MAX_REMEMBERED)
         self.absent: BoundedDict[str, None] = BoundedDict(_MAX_ABSENT)
         self.found: BoundedDict[str, Task] = BoundedDict(_MAX_FOUND)
+        self._watched: dict[str, Task | None] = {}
 
     def forget_creates(self) -> None:
         """Forget when creates began, except those in flight: another process may have begun newer ones."""
@@ -66,6 +68,15 @@ class CreateRecorder:
         self.absent.clear()
         self.begun_at.clear()
         self.begun_at.update(kept)
+
+    @contextmanager
+    def watched(self, task_id: str) -> Iterator[Callable[[], Task | None]]:
+        """Watch a task. Yield a function that returns the task as recorded last, or None."""
+        self._watched[task_id] = None
+        try:
+            yield lambda: self._watched[task_id]
+        finally:
+            del self._watched[task_id]
 
     async def outcome(self, task: Task, *, limit: timedelta) -> Task:
         """Return a task that another process submits when Kling has answered, when it has to wait, or after *limit*."""
@@ -247,7 +258,10 @@ class CreateRecorder:
         self, task: Task, decide: Callable[[Task, Sequence[Push]], Change], *, with_pending: bool = False
     ) -> Task:
         change = await self._task_store.apply(ById(id=task.id), decide, with_pending=with_pending)
-        return task if change is None or change.task is None else change.task
+        kept = task if change is None or change.task is None else change.task
+        if task.id in self._watched:
+            self._watched[task.id] = kept
+        return kept
 
 
 def _unknown_alert(task: Task, reason: str) -> Json:

@@ -116,6 +116,11 @@ class SlotLimiter:
             group.head = task
         return False
 
+    def is_probe(self, task: Task, in_use: Mapping[str, int]) -> bool:
+        """Return whether the task exceeds the learned limit, so that it may be sent only as a probe."""
+        group = self._group(task)
+        return group is not None and not group.fits(task.queueing.weight, self.in_use(task, in_use))
+
     def yields_until(self, task: Task, now: datetime) -> datetime | None:
         """Return until when a refused task yields to others, or None if it keeps its place."""
         group = self._group(task)

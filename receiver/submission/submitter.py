@@ -2,35 +2,28 @@
 
 After that, the external id of the task shows whether Kling created it. :mod:`receiver.submission.recovery` looks up
 a submit without a clear answer. This module never repeats a create that may have succeeded.
-
-All queued tasks form one queue in the store. A caller that submits a task serves this queue like the worker does.
+:mod:`receiver.submission.submit_queue` sends the queued tasks.
 """
 
 import asyncio
-import contextlib
 import json
-from collections.abc import Coroutine, Mapping, Sequence
-from datetime import datetime, timedelta
-from functools import partial
+from collections.abc import Sequence
 from typing import TypeVar
 
 import structlog
 from msgspec.structs import replace
 
 from receiver.domain.audit import AuditEntry
-from receiver.domain.clock import FAR_FUTURE, Clock, Ids, token_hash
-from receiver.domain.clock_watch import ClockWatch
-from receiver.domain.errors import Conflict, InvalidRequest, KlingError, NotFound
+from receiver.domain.clock import Clock, Ids, token_hash
+from receiver.domain.errors import Conflict, InvalidRequest, NotFound
 from receiver.domain.model import EndReason, Origin, Push, Task, TaskState
 from receiver.domain.notifier import Notifiers
 from receiver.domain.queueing import Queueing
-from receiver.domain.worker import TaskSet, run_worker
 from receiver.kling import endpoints
-from receiver.kling.client import KlingResponse
 from receiver.kling.endpoints import Endpoint
 from receiver.settings import Settings
-from receiver.store.interfaces import ById, Change, SlotUse, TaskStore
-from receiver.submission.admission import WAITING_FOR_SLOT, Admitted, Skip, Wait
+from receiver.store.interfaces import ById, Change, TaskStore
+from receiver.submission.admission import WAITING_FOR_SLOT
 from receiver.submission.executor import CreateExecutor
 from receiver.submission.held_creates import HeldCreates, StartedCreate
 from receiver.submission.idempotency import check_same_request, request_digest
@@ -39,30 +32,23 @@ from receiver.submission.reply_url import check_reply_url
 from receiver.submission.request import CreateRequest, SubmitRequest, SubmitResult, TaskMetadata, make_task
 from receiver.submission.retry import batch_names, retry_request
 from receiver.submission.slot_keys import SlotKeys
+from receiver.submission.submit_queue import SubmitQueue
 from receiver.tasks import submit_lifecycle
-from receiver.tasks.account import KlingCall
 
 log = structlog.get_logger()
 T = TypeVar("T")
 
-MAX_CONCURRENT = 32
-"""The most queued tasks that are sent at the same time."""
-
-MAX_BYTES_IN_FLIGHT = 128 * 1024 * 1024
-"""The most bytes of their bodies: one body with images may have tens of megabytes."""
-
-_QUEUED = (TaskState.QUEUED,)
-_SHUTDOWN_GRACE = timedelta(seconds=20)
 _NO_METADATA = TaskMetadata()
 _KEY_REMEDY = "Use another key, or set `reuse` (`--reuse`) to get that task."
 
 
 class Submitter:
-    """Sends queued tasks to Kling: each once, in the order of the queue, as far as admission control permits."""
+    """Stores tasks and has them sent to Kling: each once."""
 
     def __init__(
         self,
         task_store: TaskStore,
+        queue: SubmitQueue,
         executor: CreateExecutor,
         recorder: CreateRecorder,
         held: HeldCreates,
@@ -73,6 +59,7 @@ class Submitter:
         ids: Ids,
     ) -> None:
         self._task_store = task_store
+        self._queue = queue
         self._executor = executor
         self._admission = executor.admission
         self._recorder = recorder
@@ -82,15 +69,11 @@ class Submitter:
         self._ids = ids
         self._notifiers = notifiers
         self._slot_keys = SlotKeys(settings.kling.slots)
-        self._clock_watch = ClockWatch()
-        self._is_restored = False
-        self._in_flight: dict[str, asyncio.Task[KlingResponse | KlingError]] = {}
-        self._bytes_in_flight: dict[str, int] = {}
-        self._spawned = TaskSet("submit.failed")
 
     def apply(self, settings: Settings) -> None:
         """Use *settings* for later tasks."""
         self._settings = settings
+        self._queue.apply(settings)
         self._slot_keys.apply(settings.kling.slots)
 
     async def submit(self, request: SubmitRequest, *, wait: bool = True) -> SubmitResult:
@@ -128,7 +111,7 @@ class Submitter:
             return SubmitResult(task=stored)
         if not self._executor.tenure.is_held:  # another node sends it
             return SubmitResult(task=await self._recorder.outcome(stored, limit=self._executor.max_duration))
-        return SubmitResult(task=await asyncio.shield(self._spawn(self._submit_and_wait(stored))))
+        return SubmitResult(task=await asyncio.shield(self._queue.spawn(self._queue.submit(stored))))
 
     async def begin_create(self, create: CreateRequest) -> StartedCreate | Task:
         """Store the task of a gateway client and start its create, or queue it if it may wait for a slot.
@@ -149,7 +132,7 @@ class Submitter:
             return stored
         self._notifiers.lookups.notify_due(task.created_at + self._executor.max_duration, now=task.created_at)
         pass_through = create.pass_through
-        answer = self._spawn(
+        answer = self._queue.spawn(
             self._executor.execute(task, endpoint, body, token, slots_in_use=in_use, pass_through=pass_through)
         )
         return StartedCreate(task=task, answer=answer)
@@ -243,134 +226,12 @@ class Submitter:
         return change.task
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Send queued tasks as slots become free, until *stop*. Then wait for calls in flight, at most 20 s."""
-        wake = self._notifiers.tasks.subscribe()
-        self._is_restored, self._clock_watch = False, ClockWatch()
-        try:
-            await run_worker(self._submit_due, wake=wake, stop=stop, clock=self._clock, name="submits")
-        finally:
-            self._notifiers.tasks.unsubscribe(wake)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_SHUTDOWN_GRACE.total_seconds()):
-                await self.drain()
+        """Send queued tasks until *stop*. Then wait for calls in flight."""
+        await self._queue.run(stop)
 
     async def drain(self) -> None:
         """Wait for calls to Kling in flight, so that their answers are bound."""
-        await self._spawned.drain()
-
-    async def _submit_due(self) -> datetime | None:
-        if not self._is_restored:
-            await self._executor.restore()
-            await self._held.withdraw_leftovers()
-            await self._task_store.assign_fair_shares(self._settings.kling.fair_by)  # the tag may have changed
-            self._is_restored = True
-        await self._catch_up()
-        return await self._drain_queue()
-
-    async def _catch_up(self) -> None:
-        """Make every queued task due at the start and after the clock was set back."""
-        now = self._clock.now()
-        if self._clock_watch.needs_catch_up(now):
-            await self._task_store.make_due(_QUEUED, now=now, before=FAR_FUTURE, min_gap=timedelta())
-        self._clock_watch.record(now)
-
-    async def _drain_queue(self) -> datetime | None:
-        """Send all tasks that may be sent now. Return when to continue, or None to wait for a notification."""
-        async with self._admission.queue_lock:
-            while True:
-                now = self._clock.now()
-                if not self._admission.is_open(now):
-                    return self._admission.account_probe_at
-                if len(self._in_flight) >= MAX_CONCURRENT or sum(self._bytes_in_flight.values()) >= MAX_BYTES_IN_FLIGHT:
-                    return None
-                if not await self._submit_next(now):
-                    due = await self._task_store.next_task_due(_QUEUED, after=now)
-                    probe_at = self._admission.next_probe_at(now)
-                    return min((at for at in (due, probe_at) if at is not None), default=None)
-
-    async def _submit_next(self, now: datetime) -> bool:
-        """Send or postpone the first queued task for which this is possible. Return False if there is none."""
-        await self._executor.count_found()
-        queued = await self._task_store.next_queued(now=now, head_ids=self._admission.head_ids)
-        self._admission.sync_heads(queued)
-        if not queued:
-            return False
-        slots = await self._task_store.slot_use(absent=tuple(self._recorder.absent))
-        for task in queued:
-            if not self._held.is_wanted(task):
-                await self._held.withdraw(task)
-                return True
-            endpoint = endpoints.resolve(task.endpoint or "")
-            if endpoint is None:
-                await self._recorder.reject(task, f"This version does not know the endpoint {task.endpoint!r}.")
-                return True
-            call = await self._executor.call_of(task, endpoint)
-            match self._admission.admit(task, call, slots.all, now):
-                case Wait(until=until, reason=reason):
-                    await self._recorder.requeue(task, reason, until=until)
-                    return True
-                case Admitted():
-                    await self._begin_create(task, endpoint, call, slots, now)
-                    return True
-                case Skip():
-                    continue
-        return False
-
-    async def _begin_create(
-        self, task: Task, endpoint: Endpoint, call: KlingCall, slots: SlotUse, now: datetime
-    ) -> None:
-        """Start the create of an admitted task, unless it is no longer queued."""
-        token = self._ids.token()
-        if (started := await self._start(task, token, now)) is None:
-            return
-        self._admission.started(task, call, slots.all, now)
-        loaded = asyncio.Event()
-        self._in_flight[task.id] = self._spawn(self._execute(started, endpoint, token, slots.confirmed, loaded))
-        await loaded.wait()  # its size must be known before the next task is sent
-
-    async def _start(self, task: Task, token: str, now: datetime) -> Task | None:
-        """Record that the submit of a task starts. Return None if the task is no longer queued."""
-        lookup_at = now + self._executor.max_duration
-
-        def decide(held: Task, _: Sequence[Push]) -> Change:
-            if held.state is not TaskState.QUEUED:
-                return Change()
-            return Change(task=submit_lifecycle.start_submit(held, token_hash(token), now=now, lookup_at=lookup_at))
-
-        change = await self._task_store.apply(ById(id=task.id), decide)
-        self._notifiers.lookups.notify_due(lookup_at, now=now)
-        return None if change is None else change.task
-
-    async def _execute(
-        self, task: Task, endpoint: Endpoint, token: str, slots_in_use: Mapping[str, int], loaded: asyncio.Event
-    ) -> KlingResponse | KlingError:
-        try:
-            intent = await self._task_store.intent(task.id)
-            self._bytes_in_flight[task.id] = len(intent)
-            loaded.set()
-            execute = partial(self._executor.execute, task, endpoint, intent, token, slots_in_use=slots_in_use)
-            return await self._held.send(task.id, execute)
-        finally:
-            loaded.set()
-            self._bytes_in_flight.pop(task.id, None)
-            del self._in_flight[task.id]
-
-    async def _submit_and_wait(self, task: Task) -> Task:
-        """Serve the queue for a new task. Return the task when Kling has answered, or when the task has to wait."""
-        await self._drain_queue()
-        create = self._in_flight.get(task.id)
-        if create is not None:
-            await asyncio.wait([create])
-        latest = task
-
-        def decide(held: Task, _: Sequence[Push]) -> Change:
-            nonlocal latest
-            needs_reason = held.state is TaskState.QUEUED and not held.message
-            latest = replace(held, message=self._admission.wait_reason(task)) if needs_reason else held
-            return Change(task=latest) if needs_reason else Change()
-
-        await self._task_store.apply(ById(id=task.id), decide)
-        return latest
+        await self._queue.drain()
 
     def _new_task(
         self, endpoint: Endpoint, body: bytes, origin: Origin, state: TaskState, metadata: TaskMetadata
@@ -389,10 +250,6 @@ class Submitter:
         if task.reply_to is not None:
             check_reply_url(task.reply_to, self._settings.network.allow)
         return metadata.add_to(task, self._settings)
-
-    def _spawn(self, work: Coroutine[object, object, T]) -> "asyncio.Task[T]":
-        """Run *work* as an owned task: it continues if the caller is cancelled."""
-        return self._spawned.spawn(work, on_done=self._notifiers.tasks.notify)
 
 
 def _not_found(task_id: str) -> NotFound:

@@ -159,6 +159,10 @@ class IssueBreakers:
                 return BlockedCreate(issue=issue, reason=breaker.reason, until=breaker.next_probe_at or now)
         return None
 
+    def is_probe(self, call: KlingCall) -> bool:
+        """Return whether a create would show if an issue has ended."""
+        return any(issue in self._breakers for issue in call.possible_issues())
+
     def next_pack_probe_at(self, now: datetime) -> datetime | None:
         """Return the earliest future probe time of a pack, or None."""
         packs = [breaker for issue, breaker in self._breakers.items() if issue.scope is Scope.PACK]

@@ -252,9 +252,9 @@ async def test_a_clock_set_back_delays_no_lookup_after_a_crash(tmp_path: Path, b
     async with a_task_system(tmp_path, kling=kling, clock=clock) as system:
         sending = asyncio.ensure_future(system.submit())
         await wait_until(lambda: kling.calls == 1)
-        for work in (sending, *system.submitter._spawned):
+        for work in (sending, *system.submitter._queue._spawned):
             work.cancel()  # like a kill
-        await asyncio.gather(sending, *system.submitter._spawned, return_exceptions=True)
+        await asyncio.gather(sending, *system.submitter._queue._spawned, return_exceptions=True)
     kling.create_opened.set()
     clock.advance(-back)
 

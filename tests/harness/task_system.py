@@ -111,7 +111,7 @@ class TaskSystem:
         under_way = len(self.poller._in_flight) + len(self.recovery._in_flight)
         under_way -= self.kling.blocked if isinstance(self.kling, FakeKling) else 0
         if not (isinstance(self.kling, FakeKling) and self.kling.create_gate is not None):
-            under_way += len(self.submitter._spawned)
+            under_way += len(self.submitter._queue._spawned)
         return under_way == 0 and self.clock.idle_waiters == len(self._workers) + self.waiting_clients
 
     async def advance(self, seconds: float, *, step: float = 1.0) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from harness.factories import a_task, at
+from msgspec.structs import replace
 from store.conftest import Store, decide_always
 
 from receiver.domain.model import Origin, Task, TaskState
@@ -21,7 +22,13 @@ async def add_running_task(store: Store, name: str, *, started: float, **changes
 
 
 async def next_queued(store: Store, *head_ids: str, now: float = 10) -> list[str]:
-    return [task.id for task in await store.tasks.next_queued(now=at(now), head_ids=head_ids)]
+    return await next_queued_of(store, 1, *head_ids, now=now)
+
+
+async def next_queued_of(store: Store, limit: int, *head_ids: str, now: float = 10) -> list[str]:
+    """Return the ids of the next tasks, at most *limit* of each slot key."""
+    front = await store.tasks.queue_front(now=at(now), limit=limit, head_ids=head_ids)
+    return [queued.task.id for queued in front.tasks]
 
 
 async def update(store: Store, task: Task) -> None:
@@ -42,9 +49,9 @@ async def test_each_pack_has_its_own_queue(store: Store) -> None:
     await add_queued_task(store, "tsk_1", slot_key="image")
     await add_queued_task(store, "tsk_2", slot_key="")
 
-    heads = await store.tasks.next_queued(now=at(10))
+    front = await store.tasks.queue_front(now=at(10), limit=1)
 
-    assert [(task.id, task.queueing.slot_key) for task in heads] == [
+    assert [(each.task.id, each.task.queueing.slot_key) for each in front.tasks] == [
         ("tsk_1", "image"),
         ("tsk_2", ""),
         ("tsk_3", "video"),
@@ -126,6 +133,50 @@ async def test_a_head_id_stays_at_the_head_of_its_priority(store: Store) -> None
     await update(store, a_task(id=large.id, state=TaskState.REJECTED, due_at=None))
     await update(store, a_task(id="tsk_4", state=TaskState.REJECTED, due_at=None))
     assert await next_queued(store, "tsk_3") == ["tsk_1"]
+
+
+async def test_the_next_tasks_are_those_that_one_read_after_the_other_would_find(store: Store) -> None:
+    """As if each task ran when the next one is read: the shares take turns, and a large task counts with its weight."""
+    for number, (share, weight) in enumerate([("a", 1), ("a", 1), ("a", 1), ("b", 3), ("b", 1), ("c", 1), ("c", 1)]):
+        await add_queued_task(store, f"tsk_{number}", share=share, weight=weight, due_at=at(number))
+    await add_queued_task(store, "tsk_8", share="d", due_at=at(60))
+    await add_queued_task(store, "tsk_9", slot_key="video")
+    await add_running_task(store, "tsk_r", started=1, share="c")
+    at_once = [name for name in await next_queued_of(store, 9) if name != "tsk_9"]
+
+    one_by_one: list[str] = []
+    while found := [name for name in await next_queued(store) if name != "tsk_9"]:
+        one_by_one += found
+        queued = await store.catalog.task(found[0])
+        assert queued is not None
+        await update(store, replace(queued, state=TaskState.SUBMITTING, started_at=at(100 + len(one_by_one))))
+
+    assert at_once == one_by_one
+    assert sorted(at_once) == [f"tsk_{number}" for number in range(7)]
+
+
+async def test_the_first_of_each_key_is_before_the_second_of_any(store: Store) -> None:
+    for number in range(3):
+        await add_queued_task(store, f"tsk_{number}", slot_key="image")
+    await add_queued_task(store, "tsk_3", slot_key="video")
+    await add_queued_task(store, "tsk_4", slot_key="video", priority=-1)
+
+    assert await next_queued_of(store, 2) == ["tsk_0", "tsk_3", "tsk_1"]
+    assert await next_queued_of(store, 2, "tsk_2") == ["tsk_2", "tsk_3", "tsk_0"]
+
+
+async def test_the_front_says_how_large_the_bodies_are_and_when_the_next_task_is_due(store: Store) -> None:
+    body = bytes(100_000)
+    task = await store.tasks.add(a_task(id="tsk_1", state=TaskState.QUEUED, due_at=at(0), slot_key="image"), body)
+    await add_queued_task(store, "tsk_2", due_at=at(60))
+    await add_running_task(store, "tsk_3", started=1, weight=4)
+
+    front = await store.tasks.queue_front(now=at(10), limit=9)
+
+    assert [(each.task.id, each.size) for each in front.tasks] == [(task.id, len(body))]
+    assert front.next_due_at == at(60)
+    assert front.slots.all == {"image": 4}
+    assert await store.tasks.intents(["tsk_1", "tsk_2", "none"]) == {"tsk_1": body, "tsk_2": b"{}"}
 
 
 async def test_fair_shares_are_assigned_by_a_tag(store: Store) -> None:

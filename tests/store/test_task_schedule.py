@@ -122,7 +122,8 @@ async def test_slots_are_counted_by_pack_over_running_tasks(store: Store) -> Non
     assert await store.tasks.slots_in_use() == {"image": 5, "video": 1}
     assert await store.tasks.slots_in_use(confirmed_only=True) == {"image": 4, "video": 1}
     assert await store.tasks.slots_in_use(absent=[f"tsk_{n}" for n in range(len(kinds))]) == {"image": 4, "video": 1}
-    use = await store.tasks.slot_use(absent=[])
-    assert use.all == {"image": 5, "video": 1}
-    assert use.confirmed == {"image": 4, "video": 1}
-    assert (await store.tasks.slot_use(absent=["tsk_0", "tsk_1"])).all == {"image": 4, "video": 1}
+    front = await store.tasks.queue_front(now=at(100), limit=1)
+    assert front.slots.all == {"image": 5, "video": 1}
+    assert front.slots.confirmed == {"image": 4, "video": 1}
+    front = await store.tasks.queue_front(now=at(100), limit=1, absent=["tsk_0", "tsk_1"])
+    assert front.slots.all == {"image": 4, "video": 1}

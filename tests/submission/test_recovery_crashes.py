@@ -78,7 +78,11 @@ async def run_until_crash(system: TaskSystem, counter: CrashCounter) -> None:
     jobs = [asyncio.create_task(job) for job in (submit_by_gateway(system), system.submit(), system.submit())]
 
     def under_way() -> list[asyncio.Task[Any]]:
-        return [*system.submitter._spawned, *system.recovery._in_flight.values(), *system.poller._in_flight.values()]
+        return [
+            *system.submitter._queue._spawned,
+            *system.recovery._in_flight.values(),
+            *system.poller._in_flight.values(),
+        ]
 
     def is_over() -> bool:
         is_idle = system.clock.idle_waiters == len(works) and not under_way() and all(job.done() for job in jobs)

@@ -19,7 +19,7 @@ from receiver.kling.client import KlingResponse
 from receiver.kling.endpoints import Endpoint
 from receiver.kling.pass_through import NO_PASS_THROUGH, PassThrough
 from receiver.settings import KlingSettings, SlotSettings
-from receiver.submission import submitter
+from receiver.submission import submit_queue
 from receiver.submission.request import SubmitRequest
 
 
@@ -344,7 +344,7 @@ async def test_without_wait_submit_returns_when_the_task_is_stored(tmp_path: Pat
 
 
 async def test_bytes_in_flight_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submitter, "MAX_BYTES_IN_FLIGHT", 2 * len(json.dumps(JOB)))
+    monkeypatch.setattr(submit_queue, "MAX_BYTES_IN_FLIGHT", 2 * len(json.dumps(JOB)))
     async with a_task_system(tmp_path) as system, system.running():
         system.kling.create_gate = asyncio.Event()
         for _ in range(8):

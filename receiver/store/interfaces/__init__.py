@@ -47,7 +47,18 @@ from receiver.store.interfaces.reports import ReportStore
 from receiver.store.interfaces.results import ResultFilter, ResultPage, ResultStore, StoredResult, TaskResults
 from receiver.store.interfaces.retention import RetentionStore, RetentionTarget, SweepResult
 from receiver.store.interfaces.sessions import SessionStore
-from receiver.store.interfaces.tasks import ApplyCall, ById, ByToken, Change, Decide, SlotUse, TaskRef, TaskStore
+from receiver.store.interfaces.tasks import (
+    ApplyCall,
+    ById,
+    ByToken,
+    Change,
+    Decide,
+    QueuedTask,
+    QueueFront,
+    SlotUse,
+    TaskRef,
+    TaskStore,
+)
 from receiver.store.interfaces.totals import StoreSnapshot, Total, Totals
 from receiver.store.interfaces.traces import TraceStore
 
@@ -74,6 +85,8 @@ __all__ = [
     "Found",
     "Overview",
     "Page",
+    "QueueFront",
+    "QueuedTask",
     "RecentAttempt",
     "RecoveredClaims",
     "ReportStore",

@@ -66,6 +66,27 @@ class SlotUse(msgspec.Struct, frozen=True, kw_only=True):
     all: Mapping[str, int]
     confirmed: Mapping[str, int]
 
+    def with_submitting(self, task: Task) -> "SlotUse":
+        """Return the slots in use when *task* is submitting too."""
+        key, weight = task.queueing.slot_key, task.queueing.weight
+        used = {**self.all, key: self.all.get(key, 0) + weight} if key else self.all
+        return SlotUse(all=used, confirmed=self.confirmed)
+
+
+class QueuedTask(msgspec.Struct, frozen=True, kw_only=True):
+    """A queued task, and the bytes of its submit body."""
+
+    task: Task
+    size: int
+
+
+class QueueFront(msgspec.Struct, frozen=True, kw_only=True):
+    """The queued tasks that are next, the slots in use, and when the next task is due that is not due yet."""
+
+    tasks: Sequence[QueuedTask]
+    slots: SlotUse
+    next_due_at: datetime | None
+
 
 class TaskStore(Protocol):
     """Tasks. ``apply`` is the only way to change a stored one."""
@@ -121,6 +142,10 @@ class TaskStore(Protocol):
         """Return the body the task was submitted with; empty if it is no longer stored."""
         ...
 
+    async def intents(self, task_ids: Sequence[str]) -> Mapping[str, bytes]:
+        """Return the bodies the tasks were submitted with, by task id, as far as they are still stored."""
+        ...
+
     async def claim_tasks(
         self,
         states: Sequence[TaskState],
@@ -150,11 +175,15 @@ class TaskStore(Protocol):
         """Return when the next task in *states* is due, ignoring those due at or before *after*."""
         ...
 
-    async def next_queued(self, *, now: datetime, head_ids: Sequence[str] = ()) -> Sequence[Task]:
-        """Return the due queued task that is next of each slot key, highest priority first; nothing is claimed.
+    async def queue_front(
+        self, *, now: datetime, limit: int, head_ids: Sequence[str] = (), absent: Sequence[str] = ()
+    ) -> QueueFront:
+        """Return the due queued tasks that are next, at most *limit* of each slot key; nothing is claimed.
 
-        Within a key's highest priority, a task in *head_ids* is first. Otherwise it is the longest due task of
-        the share that uses the fewest slots. Ties go to the share served least recently.
+        They have the highest priority of their key. Those of a higher priority are before others, and the first of
+        each key is before the second of any. Of a key, a task in *head_ids* is first. Otherwise the longest due task
+        of the share that uses the fewest slots is next, as if those before it ran. Ties go to the share served least
+        recently. The slots are those of ``slot_use``.
         """
         ...
 
@@ -171,10 +200,6 @@ class TaskStore(Protocol):
 
         Of those, the ids in *absent* are never counted: Kling does not know these tasks.
         """
-        ...
-
-    async def slot_use(self, *, absent: Sequence[str]) -> SlotUse:
-        """Return ``slots_in_use`` of all running tasks but *absent*, and of the confirmed ones, by one query."""
         ...
 
     async def add_events(self, events: Sequence[Event], deliveries: Sequence[Delivery]) -> None:

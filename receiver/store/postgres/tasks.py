@@ -15,7 +15,7 @@ from receiver.domain.errors import Conflict
 from receiver.domain.model import Delivery, Event, Task, TaskState
 from receiver.store import rows
 from receiver.store.batch_members import BatchMembership
-from receiver.store.interfaces import ApplyCall, ByToken, Change, Decide, SlotUse, TaskRef
+from receiver.store.interfaces import ApplyCall, ByToken, Change, Decide, QueueFront, TaskRef
 from receiver.store.item_error import ItemError
 from receiver.store.postgres.database import Connection, Reader
 from receiver.store.postgres.queries import change, fetch, fetch_value, write_each, write_rows
@@ -65,6 +65,9 @@ class PostgresTaskStore:
     async def apply_all(self, calls: Sequence[ApplyCall]) -> Sequence[Change | BaseException | None]:
         """Return for each of *calls* what ``apply`` returns or raises."""
         results = await self._writer.execute_all(APPLY, calls)
+        for call, result in zip(calls, results, strict=True):
+            if isinstance(result, Change) and result.task is not None and not isinstance(call.ref, ByToken):
+                self._remember_token(result.task)
         return [result.error if isinstance(result, ItemError) else result for result in results]
 
     def _remember_token(self, task: Task) -> None:
@@ -84,6 +87,11 @@ class PostgresTaskStore:
         """Return the body a task was submitted with."""
         body: bytes | None = await self._hot.read(fetch_value, "intent", {"task_id": task_id})
         return body or b""
+
+    async def intents(self, task_ids: Sequence[str]) -> Mapping[str, bytes]:
+        """Return the bodies the tasks were submitted with, by task id."""
+        found = await self._hot.read(fetch, "intents", {"ids": task_ids})
+        return {row["task_id"]: row["body"] for row in found}
 
     async def claim_tasks(
         self,
@@ -110,14 +118,13 @@ class PostgresTaskStore:
 
     async def next_task_due(self, states: Sequence[TaskState], *, after: datetime | None = None) -> datetime | None:
         """Return when the next task in *states* is due."""
-        arguments = {"states": states, "after": rows.micros_or_none(after)}
-        due_at: int | None = await self._hot.read(fetch_value, "next_task_due", arguments)
-        return None if due_at is None else from_micros(due_at)
+        return await self._hot.read(_next_task_due, states, after)
 
-    async def next_queued(self, *, now: datetime, head_ids: Sequence[str] = ()) -> Sequence[Task]:
-        """Return the queued task that is next of each slot key."""
-        found = await self._hot.read(fetch, "next_queued_tasks", {"now": micros(now), "head_ids": head_ids})
-        return [rows.task(row) for row in found]
+    async def queue_front(
+        self, *, now: datetime, limit: int, head_ids: Sequence[str] = (), absent: Sequence[str] = ()
+    ) -> QueueFront:
+        """Return the queued tasks that are next, and the slots in use."""
+        return await self._hot.read(_queue_front, now, limit, head_ids, absent)
 
     async def queued_creates(self) -> Sequence[Task]:
         """Return the queued tasks of gateway clients."""
@@ -133,14 +140,29 @@ class PostgresTaskStore:
         found = await self._hot.read(fetch, "slots_in_use", arguments)
         return {row["slot_key"]: row["slots"] for row in found}
 
-    async def slot_use(self, *, absent: Sequence[str]) -> SlotUse:
-        """Return the slots that running tasks use: all, and the confirmed ones."""
-        arguments = {"confirmed_only": None, "absent": absent or None}
-        return rows.slot_use(await self._hot.read(fetch, "slots_in_use", arguments))
-
     async def add_events(self, events: Sequence[Event], deliveries: Sequence[Delivery]) -> None:
         """Store events without a task, and deliveries."""
         await self._writer.execute(_ADD_EVENTS, AddEventsCall(events=events, deliveries=deliveries))
+
+
+async def _queue_front(
+    connection: Connection, now: datetime, limit: int, head_ids: Sequence[str], absent: Sequence[str]
+) -> QueueFront:
+    arguments = {"now": micros(now), "limit": limit, "head_ids": head_ids}
+    found = [rows.queued_task(row) for row in await fetch(connection, "next_queued_tasks", arguments)]
+    slots = rows.NO_SLOTS
+    if found:
+        arguments = {"confirmed_only": None, "absent": absent or None}
+        slots = rows.slot_use(await fetch(connection, "slots_in_use", arguments))
+    return QueueFront(tasks=found, slots=slots, next_due_at=await _next_task_due(connection, (TaskState.QUEUED,), now))
+
+
+async def _next_task_due(
+    connection: Connection, states: Sequence[TaskState], after: datetime | None
+) -> datetime | None:
+    arguments = {"states": states, "after": rows.micros_or_none(after)}
+    due_at: int | None = await fetch_value(connection, "next_task_due", arguments)
+    return None if due_at is None else from_micros(due_at)
 
 
 async def _add(connection: Connection, group: Sequence[AddCall]) -> Sequence[Task | ItemError]:

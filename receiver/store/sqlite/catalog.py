@@ -15,7 +15,7 @@ from receiver.domain.listed_state import ListedState
 from receiver.domain.model import ALERT_PREFIX, Attempt, DeliveryStatus, Event, Push, RouteState, Task, TaskState
 from receiver.store import delivery_rows, rows
 from receiver.store.cursors import decode_cursor, encode_cursor
-from receiver.store.interfaces import DeliveryView, Page, RouteBacklog, SlotUse
+from receiver.store.interfaces import DeliveryView, Page, QueueFront, RouteBacklog, SlotUse
 from receiver.store.list_filters import set_cancelled_apart, state_filter, time_bounds
 from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import json_arguments, queries, sql
@@ -146,6 +146,12 @@ def intent(connection: sqlite3.Connection, task_id: str) -> bytes:
     return b"" if row is None else row["body"]
 
 
+def intents(connection: sqlite3.Connection, task_ids: Sequence[str]) -> Mapping[str, bytes]:
+    """Return the bodies the tasks were submitted with, by task id."""
+    found = connection.execute(sql("intents"), {"ids": json.dumps(task_ids)})
+    return {row["task_id"]: row["body"] for row in found}
+
+
 def request_digest(connection: sqlite3.Connection, task_id: str) -> bytes | None:
     """Return the digest of the request that created a task; None if it had no idempotency key."""
     row = connection.execute(sql("request_digest"), {"task_id": task_id}).fetchone()
@@ -239,10 +245,14 @@ def queued_creates(connection: sqlite3.Connection) -> Sequence[Task]:
     return [rows.task(row) for row in connection.execute(sql("queued_creates"))]
 
 
-def next_queued(connection: sqlite3.Connection, now: datetime, head_ids: Sequence[str]) -> Sequence[Task]:
-    """Return the queued task that is next of each slot key."""
-    arguments = {"now": micros(now), "head_ids": json.dumps(head_ids)}
-    return [rows.task(row) for row in connection.execute(sql("next_queued_tasks"), arguments)]
+def queue_front(
+    connection: sqlite3.Connection, now: datetime, limit: int, head_ids: Sequence[str], absent: Sequence[str]
+) -> QueueFront:
+    """Return the queued tasks that are next, the slots in use, and when another task is due."""
+    arguments = {"now": micros(now), "limit": limit, "head_ids": json.dumps(head_ids)}
+    found = [rows.queued_task(row) for row in connection.execute(sql("next_queued_tasks"), arguments)]
+    slots = slot_use(connection, absent=absent) if found else rows.NO_SLOTS
+    return QueueFront(tasks=found, slots=slots, next_due_at=next_task_due(connection, (TaskState.QUEUED,), now))
 
 
 def slots_in_use(

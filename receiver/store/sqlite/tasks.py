@@ -17,7 +17,7 @@ from receiver.domain.errors import Conflict
 from receiver.domain.model import Delivery, Event, Task, TaskState
 from receiver.store import rows
 from receiver.store.batch_members import BatchMembership
-from receiver.store.interfaces import ApplyCall, ByToken, Change, Decide, SlotUse, TaskRef
+from receiver.store.interfaces import ApplyCall, ByToken, Change, Decide, QueueFront, TaskRef
 from receiver.store.item_error import ItemError
 from receiver.store.sqlite import catalog
 from receiver.store.sqlite.database import Reader
@@ -67,6 +67,9 @@ class SqliteTaskStore:
     async def apply_all(self, calls: Sequence[ApplyCall]) -> Sequence[Change | BaseException | None]:
         """Return for each of *calls* what ``apply`` returns or raises."""
         results = await self._writer.execute_all(APPLY, calls)
+        for call, result in zip(calls, results, strict=True):
+            if isinstance(result, Change) and result.task is not None and not isinstance(call.ref, ByToken):
+                self._remember_token(result.task)
         return [result.error if isinstance(result, ItemError) else result for result in results]
 
     def _remember_token(self, task: Task) -> None:
@@ -84,6 +87,10 @@ class SqliteTaskStore:
     async def intent(self, task_id: str) -> bytes:
         """Return the body a task was submitted with."""
         return await self._hot.read(catalog.intent, task_id)
+
+    async def intents(self, task_ids: Sequence[str]) -> Mapping[str, bytes]:
+        """Return the bodies the tasks were submitted with, by task id."""
+        return await self._hot.read(catalog.intents, task_ids)
 
     async def claim_tasks(
         self,
@@ -112,9 +119,11 @@ class SqliteTaskStore:
         """Return when the next task in *states* is due."""
         return await self._hot.read(catalog.next_task_due, states, after)
 
-    async def next_queued(self, *, now: datetime, head_ids: Sequence[str] = ()) -> Sequence[Task]:
-        """Return the queued task that is next of each slot key."""
-        return await self._hot.read(catalog.next_queued, now, head_ids)
+    async def queue_front(
+        self, *, now: datetime, limit: int, head_ids: Sequence[str] = (), absent: Sequence[str] = ()
+    ) -> QueueFront:
+        """Return the queued tasks that are next, and the slots in use."""
+        return await self._hot.read(catalog.queue_front, now, limit, head_ids, absent)
 
     async def queued_creates(self) -> Sequence[Task]:
         """Return the queued tasks of gateway clients."""
@@ -127,10 +136,6 @@ class SqliteTaskStore:
     async def slots_in_use(self, *, confirmed_only: bool = False, absent: Sequence[str] = ()) -> Mapping[str, int]:
         """Return the slots that running tasks use, by slot key."""
         return await self._hot.read(catalog.slots_in_use, confirmed_only=confirmed_only, absent=absent)
-
-    async def slot_use(self, *, absent: Sequence[str]) -> SlotUse:
-        """Return the slots that running tasks use: all, and the confirmed ones."""
-        return await self._hot.read(catalog.slot_use, absent=absent)
 
     async def add_events(self, events: Sequence[Event], deliveries: Sequence[Delivery]) -> None:
         """Store events without a task, and deliveries."""

@@ -86,6 +86,12 @@ SELECT body
 FROM intents
 WHERE task_id = :task_id;
 
+-- name: intents
+-- Reads the bodies of submits.
+SELECT task_id, body
+FROM intents
+WHERE task_id IN (SELECT value FROM json_each(:ids));
+
 -- name: due_tasks
 -- Finds the longest due tasks in one state, optionally of some endpoints only.
 SELECT *
@@ -254,8 +260,9 @@ WHERE state = 'queued'
 ORDER BY id;
 
 -- name: next_queued_tasks
--- Finds the next queued task of each slot key. Within the highest priority, that is a task in *head_ids* or else the
--- longest due task of the share with the fewest slots in use. Ties go to the share served least recently.
+-- Finds the next queued tasks of each slot key, at most *limit* of each, in the order in which they are sent. All have
+-- the key's highest priority. A task in *head_ids* is first. The others go by the slots that their share uses, with
+-- those of the tasks before them. Ties go to the share served least recently.
 -- It skips from key to key and from share to share in the index, so the number of tasks in a share does not matter.
 WITH RECURSIVE slot_keys (slot_key) AS (
     SELECT MIN(slot_key)
@@ -314,21 +321,11 @@ shares (slot_key, priority, fair_share) AS (
     FROM shares
     WHERE shares.fair_share IS NOT NULL
 ),
-candidates (slot_key, id, is_head, slots_in_use, served_at) AS MATERIALIZED (
+share_use (slot_key, priority, fair_share, slots_in_use, served_at) AS MATERIALIZED (
     SELECT
         shares.slot_key,
-        (
-            SELECT tasks.id
-            FROM tasks
-            WHERE tasks.state = 'queued'
-              AND tasks.slot_key = shares.slot_key
-              AND tasks.priority = shares.priority
-              AND tasks.fair_share = shares.fair_share
-              AND tasks.due_at <= :now
-            ORDER BY tasks.due_at, tasks.id
-            LIMIT 1
-        ),
-        0,
+        shares.priority,
+        shares.fair_share,
         (
             SELECT COALESCE(SUM(tasks.weight), 0)
             FROM tasks
@@ -345,8 +342,47 @@ candidates (slot_key, id, is_head, slots_in_use, served_at) AS MATERIALIZED (
         )
     FROM shares
     WHERE shares.fair_share IS NOT NULL
+      AND EXISTS (
+          SELECT 1
+          FROM tasks
+          WHERE tasks.state = 'queued'
+            AND tasks.slot_key = shares.slot_key
+            AND tasks.priority = shares.priority
+            AND tasks.fair_share = shares.fair_share
+            AND tasks.due_at <= :now
+      )
+),
+next_shares (slot_key, priority, fair_share, slots_in_use, served_at, place) AS (
+    SELECT *, ROW_NUMBER() OVER (PARTITION BY slot_key ORDER BY slots_in_use, served_at)
+    FROM share_use
+),
+candidates (slot_key, id, is_head, slots_in_use, place, served_at) AS MATERIALIZED (
+    SELECT
+        next_shares.slot_key,
+        tasks.id,
+        0,
+        next_shares.slots_in_use + COALESCE(SUM(tasks.weight) OVER (
+            share ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        ), 0),
+        ROW_NUMBER() OVER share,
+        next_shares.served_at
+    FROM next_shares
+    CROSS JOIN tasks
+    WHERE next_shares.place <= :limit
+      AND tasks.id IN (
+          SELECT queued.id
+          FROM tasks AS queued
+          WHERE queued.state = 'queued'
+            AND queued.slot_key = next_shares.slot_key
+            AND queued.priority = next_shares.priority
+            AND queued.fair_share = next_shares.fair_share
+            AND queued.due_at <= :now
+          ORDER BY queued.due_at, queued.id
+          LIMIT :limit
+      )
+    WINDOW share AS (PARTITION BY next_shares.slot_key, next_shares.fair_share ORDER BY tasks.due_at, tasks.id)
     UNION ALL
-    SELECT tasks.slot_key, tasks.id, 1, 0, 0
+    SELECT tasks.slot_key, tasks.id, 1, 0, 1, 0
     FROM json_each(:head_ids) AS head
     CROSS JOIN tasks
     CROSS JOIN top_priorities
@@ -356,15 +392,24 @@ candidates (slot_key, id, is_head, slots_in_use, served_at) AS MATERIALIZED (
       AND tasks.state = 'queued'
       AND tasks.due_at <= :now
 ),
-ranked (id, rank) AS (
-    SELECT id, ROW_NUMBER() OVER (PARTITION BY slot_key ORDER BY is_head DESC, slots_in_use, served_at, id)
+ranked (id, place) AS (
+    SELECT
+        id,
+        ROW_NUMBER() OVER (PARTITION BY slot_key ORDER BY is_head DESC, slots_in_use, place, served_at, id)
     FROM candidates
-    WHERE id IS NOT NULL
+),
+next_tasks (id, place) AS (
+    SELECT id, MIN(place)
+    FROM ranked
+    WHERE place <= :limit
+    GROUP BY id
 )
-SELECT *
-FROM tasks
-WHERE id IN (SELECT id FROM ranked WHERE rank = 1)
-ORDER BY priority DESC, id;
+SELECT tasks.*, COALESCE(LENGTH(intents.body), 0) AS body_size
+FROM next_tasks
+CROSS JOIN tasks
+LEFT JOIN intents ON intents.task_id = tasks.id
+WHERE tasks.id = next_tasks.id
+ORDER BY tasks.priority DESC, next_tasks.place, tasks.id;
 
 -- name: assign_fair_shares
 -- Sets the fair share of queued and running tasks to the value of a tag.
