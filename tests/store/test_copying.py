@@ -26,6 +26,7 @@ from receiver.store.sqlite.migrate import known_migrations, upgrade
 DERIVED = {
     "migrations",
     "cost_counts",
+    "running_slots",
     "sqlite_sequence",
     "nodes",
     "leases",

@@ -259,9 +259,8 @@ def slots_in_use(
     connection: sqlite3.Connection, *, confirmed_only: bool = False, absent: Sequence[str] = ()
 ) -> Mapping[str, int]:
     """Return the slots that running tasks use, by slot key, without tasks that are submitting and *absent* at Kling."""
-    arguments = {"absent": json_list(absent)}
-    statement = queries()["slots_in_use"].with_optional(arguments | {"confirmed_only": confirmed_only or None})
-    return {row["slot_key"]: row["slots"] for row in connection.execute(statement, arguments)}
+    use = slot_use(connection, absent=absent)
+    return use.confirmed if confirmed_only else use.all
 
 
 def slot_use(connection: sqlite3.Connection, *, absent: Sequence[str]) -> SlotUse:

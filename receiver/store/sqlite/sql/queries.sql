@@ -142,18 +142,22 @@ FROM (
 );
 
 -- name: slots_in_use
--- Counts the slots that running tasks use, by slot key: all, and those of tasks that are not still submitting.
--- Without the hint, SQLite sorts all running tasks by slot key, which takes twice as long.
-SELECT
-    slot_key,
-    SUM(weight) AS slots,
-    SUM(CASE state WHEN 'submitting' THEN 0 ELSE weight END) AS confirmed
-FROM tasks INDEXED BY tasks_running
-WHERE state IN ('submitting', 'submitted', 'processing')
-  AND slot_key <> ''
-  AND state <> 'submitting' -- if confirmed_only
-  AND NOT (state = 'submitting' AND id IN (SELECT value FROM json_each(:absent))) -- if absent
-GROUP BY slot_key;
+-- Reads the slots that running tasks use, by slot key: all, and those of tasks that are not still submitting.
+WITH used (slot_key, submitting, confirmed) AS (
+    SELECT slot_key, submitting, confirmed
+    FROM running_slots
+    WHERE slot_key <> ''
+    UNION ALL -- if absent
+    SELECT slot_key, -weight, 0 -- if absent
+    FROM tasks -- if absent
+    WHERE state = 'submitting' -- if absent
+      AND slot_key <> '' -- if absent
+      AND id IN (SELECT value FROM json_each(:absent)) -- if absent
+)
+SELECT slot_key, SUM(submitting + confirmed) AS slots, SUM(confirmed) AS confirmed
+FROM used
+GROUP BY slot_key
+HAVING slots > 0;
 
 -- name: batches_by_name
 -- Reads the batches of new tasks.
@@ -327,11 +331,10 @@ share_use (slot_key, priority, fair_share, slots_in_use, served_at) AS MATERIALI
         shares.priority,
         shares.fair_share,
         (
-            SELECT COALESCE(SUM(tasks.weight), 0)
-            FROM tasks
-            WHERE tasks.state IN ('submitting', 'submitted', 'processing')
-              AND tasks.slot_key = shares.slot_key
-              AND tasks.fair_share = shares.fair_share
+            SELECT COALESCE(SUM(running_slots.submitting + running_slots.confirmed), 0)
+            FROM running_slots
+            WHERE running_slots.slot_key = shares.slot_key
+              AND running_slots.fair_share = shares.fair_share
         ),
         (
             SELECT COALESCE(MAX(tasks.started_at), 0)
