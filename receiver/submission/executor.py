@@ -6,6 +6,7 @@ The result also adjusts the limits of :class:`~receiver.submission.admission.Adm
 import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -24,6 +25,7 @@ from receiver.domain.errors import (
     StoreError,
 )
 from receiver.domain.model import Origin, StatusReport, Task, TaskState
+from receiver.domain.shared_call import SharedCall
 from receiver.domain.tracing import NO_TRACER, Tracer
 from receiver.kling import create_body, endpoints, protocol
 from receiver.kling.client import KlingResponse
@@ -78,7 +80,10 @@ class CallObserver(Protocol):
 
 
 class CreateExecutor:
-    """Makes creates and records their results. ``max_duration`` is the longest that one create may take."""
+    """Makes creates and records their results. ``max_duration`` is the longest that one create may take.
+
+    ``confirmed_slots`` reads the slots that tasks use, by slot key, without those that are still submitting.
+    """
 
     def __init__(
         self,
@@ -107,6 +112,7 @@ class CreateExecutor:
         self.tenure = tenure
         self.max_duration = 2 * settings.kling.timeout + _MARGIN  # a call may be signed again and repeated once
         self.admission = AdmissionControl(settings.kling.slots, max_duration=self.max_duration)
+        self.confirmed_slots = SharedCall(partial(task_store.slots_in_use, confirmed_only=True))
 
     def apply(self, settings: Settings) -> None:
         """Use the slots of *settings* for later creates."""
@@ -215,7 +221,7 @@ class CreateExecutor:
             await self._wake_postponed()
 
     async def _confirmed_in_use(self, task: Task) -> int:
-        return self.admission.in_use(task, await self._task_store.slots_in_use(confirmed_only=True))
+        return self.admission.in_use(task, await self.confirmed_slots())
 
     async def _wake_postponed(self) -> None:
         """Make the tasks due that were postponed because of an issue that has ended."""

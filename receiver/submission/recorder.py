@@ -89,8 +89,7 @@ class CreateRecorder:
 
         The long strings of *intent* are truncated, because from now on only people read it.
         """
-        now = self._clock.now()
-        slim = truncate_strings(intent)
+        now, slim = self._clock.now(), _shortened(intent)
 
         def decide(held: Task, pending: Sequence[Push]) -> Change:
             bound = submit_lifecycle.bind(
@@ -207,7 +206,7 @@ class CreateRecorder:
         Kling has probably created no task. A gateway client has the answer. A task of the API or of a batch is
         rejected, so that an event is sent.
         """
-        now, slim = self._clock.now(), truncate_strings(intent)
+        now, slim = self._clock.now(), _shortened(intent)
         log.info("task.unnamed", task=task.id, endpoint=task.endpoint)
 
         def change(held: Task) -> Change:
@@ -262,6 +261,12 @@ class CreateRecorder:
         if task.id in self._watched:
             self._watched[task.id] = kept
         return kept
+
+
+def _shortened(intent: bytes) -> bytes | None:
+    """Return what is kept of a body that Kling has, or None if that is all of it."""
+    slim = truncate_strings(intent)
+    return None if slim == intent else slim
 
 
 def _unknown_alert(task: Task, reason: str) -> Json:

@@ -126,7 +126,7 @@ class Submitter:
         task = submit_lifecycle.start_submit(
             task, token_hash(token), now=task.created_at, lookup_at=task.created_at + self._executor.max_duration
         )
-        in_use = await self._task_store.slots_in_use(confirmed_only=True)
+        in_use = await self._executor.confirmed_slots()
         task, stored = await self._add_create(task, create)
         if stored.id != task.id:
             return stored

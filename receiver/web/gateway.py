@@ -182,10 +182,7 @@ def _passthrough(status: int, headers: Mapping[str, str], body: bytes) -> Respon
     if status not in _VALID_STATUSES:
         detail = f"Kling answered with an invalid HTTP status: {status}."
         return kling_error(Problem(HTTPStatus.BAD_GATEWAY, "kling", detail))
-    response = Response(body, status)
-    for name, value in headers.items():
-        response.headers[name] = value
-    return response
+    return Response(body, status, headers=headers)
 
 
 async def _prepend(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
