@@ -3,8 +3,10 @@
 It also records that an operator cancelled a queued task.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
@@ -30,6 +32,14 @@ _MAX_REMEMBERED = 10_000
 _MAX_ABSENT = _MAX_FOUND = 1000
 _EMPTY_REPORT = StatusReport(state=None)
 _UNNAMED = "Kling's answer contains no task id, so the task cannot be polled. A later callback is still accepted."
+
+
+@dataclass(slots=True, eq=False)
+class WatchedTask:
+    """A task that a caller waits for: as it was recorded last, or None."""
+
+    latest: Task | None = None
+    recorded: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class CreateRecorder:
@@ -60,7 +70,7 @@ class CreateRecorder:
         self.begun_at: BoundedDict[str, float] = BoundedDict(_MAX_REMEMBERED)
         self.absent: BoundedDict[str, None] = BoundedDict(_MAX_ABSENT)
         self.found: BoundedDict[str, Task] = BoundedDict(_MAX_FOUND)
-        self._watched: dict[str, Task | None] = {}
+        self._watched: dict[str, WatchedTask] = {}
 
     def forget_creates(self) -> None:
         """Forget when creates began, except those in flight: another process may have begun newer ones."""
@@ -70,11 +80,11 @@ class CreateRecorder:
         self.begun_at.update(kept)
 
     @contextmanager
-    def watched(self, task_id: str) -> Iterator[Callable[[], Task | None]]:
-        """Watch a task. Yield a function that returns the task as recorded last, or None."""
-        self._watched[task_id] = None
+    def watched(self, task_id: str) -> Iterator[WatchedTask]:
+        """Watch what is recorded about a task."""
+        self._watched[task_id] = WatchedTask()
         try:
-            yield lambda: self._watched[task_id]
+            yield self._watched[task_id]
         finally:
             del self._watched[task_id]
 
@@ -258,8 +268,9 @@ class CreateRecorder:
     ) -> Task:
         change = await self._task_store.apply(ById(id=task.id), decide, with_pending=with_pending)
         kept = task if change is None or change.task is None else change.task
-        if task.id in self._watched:
-            self._watched[task.id] = kept
+        if watched := self._watched.get(task.id):
+            watched.latest = kept
+            watched.recorded.set()
         return kept
 
 

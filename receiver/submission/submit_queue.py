@@ -43,6 +43,8 @@ MAX_BYTES_IN_FLIGHT = 128 * 1024 * 1024
 
 _QUEUED = (TaskState.QUEUED,)
 _SHUTDOWN_GRACE = timedelta(seconds=20)
+_MAX_WAIT_FOR_ROOM = timedelta(seconds=2)
+"""How long a caller waits, beside :data:`MAX_CONCURRENT` creates in flight, before its task is returned as queued."""
 
 
 class _Admitted(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,12 +116,14 @@ class SubmitQueue:
 
     async def submit(self, task: Task) -> Task:
         """Serve the queue for a new task. Return the task when Kling has answered, or when the task has to wait."""
-        with self._recorder.watched(task.id) as recorded:
+        with self._recorder.watched(task.id) as watched:
             await self._serve()
+            if task.id not in self._in_flight and not self._has_room(()):  # it is sent when another create has ended
+                await self._clock.wait(watched.recorded, until=self._clock.now() + _MAX_WAIT_FOR_ROOM)
             create = self._in_flight.get(task.id)
             if create is not None:
                 await asyncio.wait([create])
-            return recorded() or await self._with_wait_reason(task)
+            return watched.latest or await self._with_wait_reason(task)
 
     async def _with_wait_reason(self, task: Task) -> Task:
         """Store why a task waits that is still queued. Return the task as it is now."""

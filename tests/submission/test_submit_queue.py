@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from harness.task_system import ENDPOINT, JOB, TaskSystem, a_task_system
 from harness.waiting import wait_until
 
@@ -14,6 +15,7 @@ from receiver.domain.model import TaskState
 from receiver.settings import KlingSettings
 from receiver.settings.slots import SlotSettings
 from receiver.store.interfaces import ApplyCall
+from receiver.submission import submit_queue
 from receiver.submission.request import SubmitRequest
 
 
@@ -111,3 +113,37 @@ async def test_callers_that_wait_for_their_tasks_share_the_starts(tmp_path: Path
         assert {result.state for result in results} == {TaskState.SUBMITTED}
         assert sum(watched.sizes) == 20
         assert len(watched.sizes) < 10
+
+
+async def test_a_caller_waits_a_moment_while_as_many_creates_as_possible_are_in_flight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit_queue, "MAX_CONCURRENT", 2)
+    async with a_queue_of(2, tmp_path) as (system, _), system.running():
+        await wait_until(lambda: len(system.kling.create_ids) == 2)
+        assert system.kling.create_gate is not None
+
+        third = asyncio.create_task(system.submit())
+        system.waiting_clients += 1
+        await system.settle()
+        assert not third.done()
+        system.waiting_clients -= 1
+        system.kling.create_gate.set()
+
+        assert (await third).state is TaskState.SUBMITTED
+
+
+async def test_a_caller_that_has_waited_gets_its_task_as_queued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit_queue, "MAX_CONCURRENT", 2)
+    async with a_queue_of(2, tmp_path) as (system, _), system.running():
+        await wait_until(lambda: len(system.kling.create_ids) == 2)
+
+        third = asyncio.create_task(system.submit())
+        system.waiting_clients += 1
+        await system.settle()
+        system.waiting_clients -= 1
+        await system.advance(3, step=3)
+
+        assert ((await third).state, (await third).message) == (TaskState.QUEUED, "waits for a slot")

@@ -2,11 +2,13 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from benchmarks.cpu import CpuMeter
@@ -17,33 +19,57 @@ from benchmarks.workload import temp_folder
 ENDPOINT = "images/multi-image2image"
 _BODY = {"model_name": "kling-v2", "prompt": "a lighthouse at dawn, " * 10, "n": 1}
 _HEADERS = {"authorization": f"Bearer {TOKEN}"}
+_POSTS: Mapping[str, Post] = {
+    "gateway create": (f"/kling/v1/{ENDPOINT}", json.dumps(_BODY), _HEADERS),
+    "POST /api/tasks": ("/api/tasks", json.dumps({"endpoint": ENDPOINT, "body": _BODY}), _HEADERS),
+}
+_GOALS = {"gateway create": 3.0, "POST /api/tasks": 4.0}
+RUNNING = (10, 1_000, 5_000)
+"""The numbers of running tasks at the beginning of a run."""
 
 
 def submits(size: Scale) -> Iterator[Measurement]:
-    """Creates through the gateway and by ``POST /api/tasks``, beside a bare proxy with the same HTTP client."""
-    rates: dict[str, list[float]] = defaultdict(list)
-    costs: dict[str, list[float]] = defaultdict(list)
-    create = json.dumps(_BODY)
+    """Creates through the gateway and by ``POST /api/tasks``, beside a bare proxy with the same HTTP client.
+
+    Each run begins with a stated number of running tasks, because the slots that they use are counted.
+    """
+    rates: dict[object, list[float]] = defaultdict(list)
+    costs: dict[object, list[float]] = defaultdict(list)
     with (
         temp_folder() as path,
         server_process("kling", folder=path) as kling,
         server_process("proxy", str(kling.port), folder=path) as proxy,
         a_receiver(path, kling=kling.port) as ours,
     ):
-        posts: dict[str, tuple[int, int, Post]] = {
-            "proxy": (proxy.port, proxy.pid, (f"/v1/{ENDPOINT}", create)),
-            "gateway": (ours.admin, ours.pid, (f"/kling/v1/{ENDPOINT}", create, _HEADERS)),
-            "api": (ours.admin, ours.pid, ("/api/tasks", json.dumps({"endpoint": ENDPOINT, "body": _BODY}), _HEADERS)),
-        }
+
+        def run(what: object, port: int, pid: int, post: Post) -> None:
+            meter = CpuMeter(pid)
+            meter.start()
+            rates[what].append(run_load(port, [post] * size.submits, path).rate)
+            costs[what].append(meter.microseconds_each(size.submits))
+
+        for count in range(0, max(RUNNING), size.submits):  # in parts, because a run of the generator may not take long
+            run_load(ours.admin, [_POSTS["gateway create"]] * min(size.submits, max(RUNNING) - count), path)
         for _ in range(size.rounds):
-            for name, (port, pid, post) in posts.items():
-                meter = CpuMeter(pid)
-                meter.start()
-                rates[name].append(run_load(port, [post] * size.submits, path).rate)
-                costs[name].append(meter.microseconds_each(size.submits))
-    for name, title in (("gateway", "gateway create"), ("api", "POST /api/tasks")):
-        yield compare_times(f"{title}, CPU / bare proxy", costs[name], costs["proxy"], unit="us")
-        yield compare_rates(f"{title}, rate / bare proxy", rates[name], rates["proxy"])
+            run("proxy", proxy.port, proxy.pid, (f"/v1/{ENDPOINT}", json.dumps(_BODY)))
+            for running in RUNNING:
+                for what, post in _POSTS.items():
+                    _set_running(path / "receiver.db", running)
+                    run((what, running), ours.admin, ours.pid, post)
+    for what, goal in _GOALS.items():
+        for running in RUNNING:
+            cost, rate, detail = costs[what, running], rates[what, running], f"{running:,} running"
+            yield compare_times(f"{what}, CPU / bare proxy", cost, costs["proxy"], unit="us", goal=goal, detail=detail)
+            yield compare_rates(f"{what}, rate / bare proxy", rate, rates["proxy"], detail=detail)
+
+
+def _set_running(store: Path, count: int) -> None:
+    """Let the first *count* tasks run, and end all others. The service must be idle."""
+    with closing(sqlite3.connect(store, timeout=10, isolation_level=None)) as connection:
+        connection.execute(
+            "UPDATE tasks SET state = iif(id IN (SELECT id FROM tasks ORDER BY id LIMIT ?), 'submitted', 'expired')",
+            (count,),
+        )
 
 
 def job_file(size: Scale) -> Iterator[Measurement]:
