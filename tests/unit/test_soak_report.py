@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -38,10 +37,13 @@ def test_is_no_part_of_it():
     raise AssertionError
 """
 
+WITHOUT = " ".join(f"-p no:{name}" for name in ("anyio", "asyncio", "hypothesispytest", "randomly", "schemathesis"))
+"""Plugins that the made-up tests do not need. To import them in each worker takes seconds."""
+
 
 def run_soak(folder: Path, *options: str) -> tuple["subprocess.CompletedProcess[str]", Path]:
     """Run a soak of a few made-up tests, and give where its report should be, without the ending."""
-    shutil.copy(TESTS / "conftest.py", folder)
+    (folder / "pytest.ini").write_text("[pytest]\naddopts = -p harness.soak_plugin " + WITHOUT)
     (folder / "test_made_up.py").write_text(SOAK)
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-n2", "--maxschedchunk=1", "-msoak", "--report=reports", *options, "."],
