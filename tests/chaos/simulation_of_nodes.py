@@ -207,12 +207,18 @@ class NodesSimulation:
             serve = handler_for(self.oracle, name, each)
             self.network.add_peer(f"{name}.test", address, serve, each.conditions, is_untrusted=name == CLIENT)
 
-    async def run(self, minutes: float, *, until_settled: bool = True) -> None:
-        """Run with all faults for this long, then without faults until everything has finished, then stop."""
+    async def run(self, minutes: float, *, until_settled: bool = True, until: str | None = None) -> None:
+        """Run with all faults for this long, then without faults until everything has finished, then stop.
+
+        The faults end at once when a violation contains *until*.
+        """
+        found = self.oracle.wait_for(until)
         await asyncio.gather(*(node.start() for node in self.nodes))
         breaking = spawn_detached(self._break_nodes(self._new_rng()))
         async with running_detached(self._activities()):
-            await asyncio.sleep(minutes * 60)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(minutes * 60):
+                    await found.wait()
             self._is_finished = True
             await breaking
         if until_settled:

@@ -41,6 +41,7 @@ def run_simulation(
     *,
     size: int = 3,
     until_settled: bool = True,
+    until: str | None = None,
     sabotage: Sabotage = lambda _: None,
 ) -> tuple[list[str], Counter[str]]:
     """Run a simulation on a database of its own, and return the violations and the counts."""
@@ -54,7 +55,7 @@ def run_simulation(
         sabotage(patch)
         simulation = NodesSimulation(folder, seed, rows, server.url(database), size=size, patch=patch)
         with contextlib.closing(simulation.network):
-            await simulation.run(minutes, until_settled=until_settled)
+            await simulation.run(minutes, until_settled=until_settled, until=until)
         faults = [*violations(simulation), *slot_violations(simulation), *regressions(simulation)]
         return faults, simulation.oracle.counts
 
@@ -103,6 +104,6 @@ def test_a_broken_rule_of_nodes_is_detected(
 
     def run(seed: int) -> Sequence[str]:
         folder = memory_folder / str(seed)
-        return run_simulation(folder, postgres, seed, 2, until_settled=False, sabotage=breaks)[0]
+        return run_simulation(folder, postgres, seed, 1, until_settled=False, until=finding, sabotage=breaks)[0]
 
     assert_found(finding, (run(seed) for seed in range(first, first + RUNS)))
