@@ -56,6 +56,7 @@ class Previews:
         self._folder = folder
         self._queue: OrderedDict[StoredResult, _Job] = OrderedDict()
         self._wake = asyncio.Event()
+        self._writing = asyncio.Lock()
 
     def can_show(self, content_type: str, size: int) -> bool:
         """Return whether a file of this type and size gets a thumbnail."""
@@ -102,7 +103,8 @@ class Previews:
         """Remove the thumbnails of a task."""
         for result in [each for each in self._queue if each.task_id == task_id]:
             self._queue.pop(result).cancel()
-        await in_thread(shutil.rmtree, self._folder / task_id, ignore_errors=True)
+        async with self._writing:
+            await in_thread(shutil.rmtree, self._folder / task_id, ignore_errors=True)
 
     def _enqueue(self, result: StoredResult) -> _Job:
         if result not in self._queue:
@@ -127,7 +129,10 @@ class Previews:
             if (kept := await in_thread(self._load, result)) is not None:
                 return kept
             thumbnail = await self._decode(result)
-            await in_thread(self._keep, result, thumbnail or _IMPOSSIBLE)
+            async with self._writing:
+                if result not in self._queue:  # its task was deleted meanwhile
+                    return None
+                await in_thread(self._keep, result, thumbnail or _IMPOSSIBLE)
         except (NotFound, FileNotStored, OSError) as exc:
             log.warning("preview.failed", task=result.task_id, number=result.asset.number, reason=str(exc))
             return None

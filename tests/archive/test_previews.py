@@ -119,9 +119,10 @@ async def test_a_hostile_picture_gets_no_thumbnail(
 
 
 async def test_the_largest_permitted_picture_gets_a_thumbnail(previews: Previews, archive: Archive) -> None:
-    result = archive(a_picture(size=(8000, 6000)))
+    previews.request(archive(a_picture(size=(8000, 6000))))
 
-    assert await previews.get(result) is not None
+    await wait_until(lambda: bool(kept(previews)), seconds=60)
+    assert [path.read_bytes()[:4] for path in kept(previews)] == [b"RIFF"]
 
 
 @pytest.mark.parametrize("type_", ["video/mp4", "audio/mpeg", "image/svg+xml", "application/octet-stream"])
@@ -231,6 +232,31 @@ async def test_thumbnails_of_archived_pictures_do_not_delay_the_event(
 
         gate.set()
         await wait_until(lambda: len(kept(previews)) == 1)
+
+
+async def test_a_thumbnail_in_the_making_is_not_kept_after_its_task_was_deleted(
+    previews: Previews, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_begun, may_end, run_worker = asyncio.Event(), asyncio.Event(), previews_module._run_worker
+
+    async def slow_worker(picture: Any) -> bytes | None:
+        has_begun.set()
+        await may_end.wait()
+        return await run_worker(picture)
+
+    monkeypatch.setattr(previews_module, "_run_worker", slow_worker)
+    deleted, other = (
+        write_result(tmp_path / "results", task_id, "evt_1", a_picture(), content_type="image/png")
+        for task_id in ("tsk_1", "tsk_2")
+    )
+    previews.request(deleted)
+    await has_begun.wait()
+    await previews.remove("tsk_1")
+    may_end.set()
+    previews.request(other)
+    await wait_until(lambda: bool(kept(previews)), seconds=60)
+
+    assert [path.parent.name for path in kept(previews)] == ["tsk_2"]
 
 
 async def test_retention_removes_old_thumbnails(tmp_path: Path) -> None:
