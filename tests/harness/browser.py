@@ -50,7 +50,7 @@ class Watched:
         if not request.url.startswith((self.origin, "data:", "blob:", "about:")):
             self.foreign.append(request.url)
 
-    def hear(self, message: ConsoleMessage) -> None:
+    def record(self, message: ConsoleMessage) -> None:
         """Record a message on the browser's console, except hints for developers."""
         if message.type not in ("verbose", "debug"):
             self.complaints.append(f"{message.type}: {message.text} {message.location['url']}")
@@ -63,7 +63,7 @@ async def a_page(browser: Browser, origin: str, **options: Any) -> AsyncIterator
     page = await context.new_page()
     watched = Watched(page=page, origin=origin)
     context.on("request", watched.see_request)
-    page.on("console", watched.hear)
+    page.on("console", watched.record)
     page.on("pageerror", lambda error: watched.complaints.append(f"error: {error}"))
     page.set_default_timeout(_TIMEOUT_MS)
     try:

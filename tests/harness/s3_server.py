@@ -91,12 +91,12 @@ async def s3_proxy(
     ends: set[asyncio.Task[None]] = set()
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there_reader, there = await asyncio.open_connection("127.0.0.1", port)
+        upstream_reader, there = await asyncio.open_connection("127.0.0.1", port)
         try:
             while True:
                 head, body = await _read_message(reader)
                 there.write(head + transform(body))
-                answer_head, answer = await _read_message(there_reader)
+                answer_head, answer = await _read_message(upstream_reader)
                 await on_response(head)
                 writer.write(answer_head + answer)
                 await writer.drain()

@@ -285,16 +285,16 @@ async def test_deliveries_are_shown_with_their_attempts(web: WebApp) -> None:
         "in_flight": False,
     }
 
-    async def look() -> Any:
+    async def list_deliveries() -> Any:
         return (await web.client.get("/api/deliveries", params={"task": "8672", "status": "pending,dead"})).json()
 
-    assert await look() == {"items": [shown], "next": None}
+    assert await list_deliveries() == {"items": [shown], "next": None}
     (waiting,) = (await web.client.get("/api/routes")).json()["items"]
     assert (waiting["pending"], waiting["oldest_pending_at"]) == (1, "2026-11-22T10:00:00.000Z")
 
     await web.store.deliveries.claim("publish", now=START, until=START + timedelta(minutes=1), limit=1, claim="c1")
 
-    assert (await look())["items"][0]["in_flight"]
+    assert (await list_deliveries())["items"][0]["in_flight"]
 
     attempt = Attempt(
         delivery_id=delivery.id,

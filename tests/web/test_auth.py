@@ -53,10 +53,10 @@ async def test_the_authorization_scheme_is_case_insensitive(web: WebApp) -> None
     ids=["room", "none"],
 )
 async def test_a_store_that_accepts_nothing_new_is_not_ready_with_its_reason(why: str, reasons: list[str]) -> None:
-    async def looked_at() -> Sequence[Check]:
+    async def other_checks() -> Sequence[Check]:
         return [Check(name="store", ok=True), Check(name="dispatcher", ok=False, reason="It has ended.")]
 
-    checks = await with_disk_check(looked_at, lambda: why)()
+    checks = await with_disk_check(other_checks, lambda: why)()
 
     assert [check.reason for check in checks] == reasons
     assert [check.ok for check in checks] == [not why, False]

@@ -136,11 +136,11 @@ async def test_a_trailer_is_refused_and_never_becomes_a_header(
 ) -> None:
     whole = []
 
-    async def hear(scope: Scope, receive: Receive, send: Send) -> None:
+    async def read_body(scope: Scope, receive: Receive, send: Send) -> None:
         await echo(scope, receive, send)
         whole.append(scope["headers"])
 
-    address = await serve(hear)
+    address = await serve(read_body)
 
     async with asyncio.timeout(5):
         answer = await send_bytes(address, CHUNKED + b"2\r\nhi\r\n0\r\n" + trailers)
@@ -166,12 +166,12 @@ async def test_chunk_extensions_and_trailers_are_limited(
 ) -> None:
     arrived = asyncio.Event()
 
-    async def hear(scope: Scope, receive: Receive, send: Send) -> None:
+    async def read_body(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         arrived.set()
         await (PlainTextResponse("no") if is_answered else echo)(scope, receive, send)
 
-    address = await serve(hear)
+    address = await serve(read_body)
     reader, writer = await asyncio.open_connection(address.host, address.port)
     writer.write(CHUNKED + b"2\r\nhi\r\n" + start)
     await arrived.wait()

@@ -305,7 +305,7 @@ async def test_ten_thousand_malformed_requests_cost_only_their_connection(serve:
                     bytes_[at:at] = chance.randbytes(chance.randint(1, 5))
         return bytes(bytes_)
 
-    async def ask() -> bytes:
+    async def send_request() -> bytes:
         reader, writer = await asyncio.open_connection(address.host, address.port)
         try:
             writer.write(broken())
@@ -317,7 +317,7 @@ async def test_ten_thousand_malformed_requests_cost_only_their_connection(serve:
             writer.close()
 
     for _ in range(rounds // 100):
-        answers = await asyncio.gather(*(ask() for _ in range(100)))
+        answers = await asyncio.gather(*(send_request() for _ in range(100)))
         assert not [answer for answer in answers if answer.startswith(b"HTTP/1.1 500 ")]
 
     async def is_served() -> bool:  # on a busy machine, one request may exceed its short limits

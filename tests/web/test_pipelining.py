@@ -90,7 +90,7 @@ async def test_a_client_that_waits_for_an_answer_meets_no_body_deadline(serve: S
 async def test_endless_pipelined_requests_are_not_read(serve: Serve) -> None:
     done, ended = asyncio.Event(), asyncio.Event()
 
-    async def look_out(scope: Scope, receive: Receive, send: Send) -> None:
+    async def watch_disconnect(scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         while not done.is_set() and not await request.is_disconnected():
             with contextlib.suppress(TimeoutError):
@@ -98,7 +98,7 @@ async def test_endless_pipelined_requests_are_not_read(serve: Serve) -> None:
         await PlainTextResponse("done")(scope, receive, send)
         ended.set()
 
-    address = await serve(look_out)
+    address = await serve(watch_disconnect)
     _, writer = await asyncio.open_connection(address.host, address.port)
     flood = (GET + b"\r\n") * 1_000_000
 
