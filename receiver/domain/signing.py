@@ -25,6 +25,8 @@ _PREFIX = "whsec_"
 _VERSION = "v1"
 _MAX_SIGNATURES = 32  # each one costs a comparison per secret
 _MAX_DIGITS = 15
+_BLOCK_SIZE = 64
+_INNER_PAD, _OUTER_PAD = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))
 
 
 class SignatureStatus(StrEnum):
@@ -91,7 +93,19 @@ def decode_key(secret: Secret) -> bytes:
 
 
 def _digest(secret: Secret, content: bytes) -> bytes:
-    return hmac.digest(decode_key(secret), content, hashlib.sha256)
+    """Return the HMAC. Copies of the key's two hashes cost a third of ``hmac.digest``, which begins with the key."""
+    inner, outer = (begun.copy() for begun in _key_hashes(secret))
+    inner.update(content)
+    outer.update(inner.digest())
+    return outer.digest()
+
+
+@lru_cache(maxsize=64)
+def _key_hashes(secret: Secret) -> tuple["hashlib._Hash", "hashlib._Hash"]:
+    """Return the inner and the outer hash of HMAC (RFC 2104) after the key."""
+    key = decode_key(secret)
+    block = (hashlib.sha256(key).digest() if len(key) > _BLOCK_SIZE else key).ljust(_BLOCK_SIZE, b"\0")
+    return hashlib.sha256(block.translate(_INNER_PAD)), hashlib.sha256(block.translate(_OUTER_PAD))
 
 
 def _content(message_id: bytes, sent_at: bytes, body: bytes) -> bytes:
