@@ -5,57 +5,43 @@ sends one probe a minute. A route held by an operator sends nothing.
 """
 
 import asyncio
-import time
+import contextvars
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from random import Random
 
 import structlog
 
-from receiver.delivery import measurements
-from receiver.delivery.retry import MAX_UNFINISHED_CLAIMS, SUSPECT_AFTER, RetryPolicy, effective_age
+from receiver.delivery.attempt_runner import AttemptRunner
+from receiver.delivery.commit_claims import CommitClaims
+from receiver.delivery.lane import LEASE_MARGIN, Lane, LaneLookup, Slot
+from receiver.delivery.retry import SUSPECT_AFTER
 from receiver.delivery.route_states import RouteStates
-from receiver.delivery.senders.sender import DeliveryRequest, Sender
+from receiver.delivery.suspects import Suspects
 from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.clock import Clock, Ids
 from receiver.domain.clock_watch import ClockWatch
 from receiver.domain.duties import ALWAYS, Tenure
 from receiver.domain.errors import StoreUnavailable
 from receiver.domain.metrics import Metrics
-from receiver.domain.model import Accepted, Attempt, Failed, HeldBy, Outcome, Refused, RouteState, Verdict
+from receiver.domain.model import Delivery, HeldBy, RouteState
 from receiver.domain.notifier import Notifier
-from receiver.domain.rate_limiter import RateLimiter
 from receiver.domain.worker import TaskSet, run_worker
 from receiver.events.factory import MAX_ARCHIVE_WAIT
 from receiver.store.interfaces import ClaimedDelivery, DeliveryQueue, RouteClaim
 
 log = structlog.get_logger()
 
-LEASE_MARGIN = timedelta(seconds=30)
 _MAX_RECENT_ROUTES = 8  # each one costs a query whenever something may be due
 _BRING_FORWARD_BATCH = 1000  # deliveries brought forward in one transaction: a backlog may be a million
 _MAX_PROBE_DELAY = timedelta(hours=2)
 """A probe planned later than this was planned before the clock was set back: Retry-After is capped at one hour."""
 
+_MAX_GROUPING_SECONDS = 0.002
 _RECHECK_DELAY = timedelta(seconds=1)
 _UNKNOWN_ROUTE = "Deliveries wait for a route that is no longer configured. Configure one with its name again."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lane:
-    """How one route delivers: sender, retry policy, concurrency and rate limit."""
-
-    sender: Sender
-    policy: RetryPolicy
-    concurrency: int
-    rate: RateLimiter | None = None
-
-
-LaneLookup = Callable[[str], Lane | None]
-"""Return a route's lane by name, or None if the route is no longer configured."""
 
 
 class Dispatcher:
@@ -74,25 +60,31 @@ class Dispatcher:
         grace: timedelta,
         metrics: Metrics | None = None,
         tenure: Tenure = ALWAYS,
+        commit_claims: CommitClaims | None = None,
     ) -> None:
-        """*tenure* says whether this process may deliver."""
+        """*tenure* says whether this process may deliver. *commit_claims* claim new deliveries for our free slots."""
         self._queue = queue
         self._lanes = lanes
         self._route_states = route_states
         self._wake = notifier.subscribe()
         self._clock = clock
         self._ids = ids
-        self._rng = rng
         self._grace = grace
-        self._metrics = metrics or Metrics()
         self._tenure = tenure
         self._in_flight: Counter[str] = Counter()
         self._attempts = TaskSet("delivery.not_recorded")
         self._claims: dict[str, str] = {}  # delivery ID -> claim of its attempt in flight
+        metrics = metrics or Metrics()
+        self._runner = AttemptRunner(
+            queue, route_states, self._claims, clock=clock, rng=rng, metrics=metrics, tenure=tenure
+        )
         self._clock_watch = ClockWatch(latest=ids.latest)
-        self._suspects: dict[str, str] = {}  # delivery ID -> route, the least suspected first
-        self._alone: str | None = None  # the suspect in flight
-        self._next_suspect_at = clock.now()
+        self._suspects = Suspects(clock)
+        self._commit_claims = commit_claims or CommitClaims()
+        self._context = contextvars.copy_context()  # of attempts, also of those that a callback starts
+        self._behind: frozenset[str] = frozenset()  # routes that had due deliveries at the last look into the store
+        self._refused: set[str] = set()  # routes that were refused a slot since that look began
+        self._wake_timer: asyncio.TimerHandle | None = None
         self._recent_routes: BoundedDict[str, None] = BoundedDict(_MAX_RECENT_ROUTES)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -101,9 +93,13 @@ class Dispatcher:
         self._recent_routes.clear()
         try:
             await self._recover_claims(stop)
+            self._commit_claims.open(self)
             await run_worker(self._start_due_attempts, wake=self._wake, stop=stop, clock=self._clock, name="dispatch")
+            self._commit_claims.close()
+            await self._commit_claims.drain(within=self._grace)
             await self._drain()
         finally:
+            self._commit_claims.close()
             self._attempts.cancel()  # none left after a normal stop
             await self._attempts.drain(within=self._grace)
 
@@ -118,8 +114,8 @@ class Dispatcher:
                 log.warning("dispatch.delayed", reason=exc.message)
                 await self._clock.wait(stop, until=self._clock.now() + _RECHECK_DELAY)
             else:
-                self._suspects = dict(recovered.suspects)
-                log.info("dispatch.started", released=recovered.released, suspects=len(self._suspects))
+                self._suspects.load(recovered.suspects)
+                log.info("dispatch.started", released=recovered.released, suspects=len(recovered.suspects))
                 for route in waiting:
                     if self._lanes(route) is None:
                         log.warning("route.unknown", route=route, reason=_UNKNOWN_ROUTE)
@@ -130,8 +126,11 @@ class Dispatcher:
         await self._handle_clock_set_back()
         if await self._isolate_suspect():
             return None
-        soonest = self._next_suspect_at if self._suspects and self._next_suspect_at > self._clock.now() else None
-        for route, due_at in (await self._start_recent_routes()).items():
+        soonest = self._suspects.next_at
+        self._refused.clear()
+        due_routes = await self._start_recent_routes()
+        self._behind = frozenset(route for route, due_at in due_routes.items() if due_at <= self._clock.now())
+        for route, due_at in due_routes.items():
             lane = self._lanes(route)
             at = None if lane is None else await self._dispatch_route(route, lane, due_at)
             if at is not None and (soonest is None or at < soonest):
@@ -155,7 +154,7 @@ class Dispatcher:
         ]
         if not wanted:
             return await self._queue.due_routes()
-        found = await self._queue.claim_routes(wanted, now=now, skip=self._suspects.keys())
+        found = await self._queue.claim_routes(wanted, now=now, skip=self._suspects.ids)
         for each in wanted:
             self._start_claimed(each.route, lanes[each.route], found.claimed[each.route], claim=each.claim, now=now)
         return found.due_routes
@@ -170,19 +169,19 @@ class Dispatcher:
 
     async def _isolate_suspect(self) -> bool:
         """Attempt the next suspect as soon as nothing is in flight. Return whether nothing else may start meanwhile."""
+        if self._suspects.is_one_in_flight:
+            return True
         now = self._clock.now()
-        if self._alone is not None or not self._suspects or now < self._next_suspect_at:
-            return self._alone is not None
-        for delivery_id, route in tuple(self._suspects.items()):
+        for delivery_id, route in self._suspects.due():
             lane = self._lanes(route)
             if lane is None or not self._may_attempt(route, lane, now):
                 continue
             if self._attempts:
                 return True
             await self._claim(route, lane, now, limit=1, only=delivery_id)
-            del self._suspects[delivery_id]
+            self._suspects.remove(delivery_id)
             if self._attempts:
-                self._alone = delivery_id
+                self._suspects.begin(delivery_id)
                 return True
         return False
 
@@ -197,7 +196,7 @@ class Dispatcher:
         if self._clock_watch.was_set_back(now):
             log.warning("clock.set_back", by_seconds=self._clock_watch.set_back_by(now).total_seconds())
             self._route_states.probe_now()
-            self._next_suspect_at = now
+            self._suspects.retry_now()
             for route in await self._queue.due_routes():
                 await self._queue.retry_now(route, now=now)
                 bring_forward = partial(
@@ -237,7 +236,7 @@ class Dispatcher:
         """Claim due deliveries, apart from suspects unless *only* names one, and start their attempts."""
         claim = self._ids.new("clm")
         until = self._lease_end(lane, now)
-        skip = () if only else self._suspects.keys()
+        skip = () if only else self._suspects.ids
         claimed = await self._queue.claim(
             route, now=now, until=until, limit=limit, claim=claim, early=early, only=only, skip=skip
         )
@@ -261,91 +260,71 @@ class Dispatcher:
             lane.rate.acquire(len(claimed), now)
         for item in claimed:
             if item.delivery.id not in self._claims:
+                self._in_flight[route] += 1
                 self._start_attempt(route, lane, item)
             self._claims[item.delivery.id] = claim  # a lease expires during its attempt only if the clock was changed
 
-    def _start_attempt(self, route: str, lane: Lane, claimed: ClaimedDelivery) -> None:
-        began = self._clock.monotonic()  # not the wall clock: after a step forward the suspects would wait as long
+    def reserve(self, delivery: Delivery) -> Slot | None:
+        """Reserve a slot for a delivery that is about to be stored.
+
+        Return None if it is not due, if older ones wait in the store, or if no slot is free.
+        """
+        route, now = delivery.route, self._clock.now()
+        lane = self._lanes(route)
+        if lane is None or delivery.due_at > now or not self._tenure.is_held:
+            return None
+        if not self._is_caught_up(route) or self._limit(route, now) <= 0:
+            self._refused.add(route)
+            return None
         self._in_flight[route] += 1
+        if lane.rate is not None:
+            lane.rate.acquire(1, now)
+        return Slot(route=route, lane=lane, claim=self._ids.new("clm"), until=self._lease_end(lane, now))
+
+    def start(self, slot: Slot, claimed: ClaimedDelivery) -> None:
+        """Start the attempt at a delivery that was stored with the slot's claim."""
+        self._claims[claimed.delivery.id] = slot.claim
+        self._start_attempt(slot.route, slot.lane, claimed)
+
+    def free(self, slot: Slot) -> None:
+        """Give back a slot whose delivery was not stored."""
+        self._in_flight[slot.route] -= 1
+        self._wake.set()
+
+    def _is_caught_up(self, route: str) -> bool:
+        """Return whether nothing of a route waits in the store for a free slot."""
+        is_behind = route in self._behind or route in self._refused or self._route_states.get(route).is_held
+        return not (is_behind or self._suspects.ids or self._suspects.is_one_in_flight)
+
+    def _start_attempt(self, route: str, lane: Lane, claimed: ClaimedDelivery) -> None:
+        """Start an attempt in a slot that is taken already."""
+        is_over = False
+
+        async def attempt() -> None:
+            nonlocal is_over
+            is_over = await self._runner.run(lane, claimed)
 
         def done() -> None:
             self._claims.pop(claimed.delivery.id, None)
             self._in_flight[route] -= 1
-            if self._alone == claimed.delivery.id:
-                self._alone = None
-                took = timedelta(seconds=self._clock.monotonic() - began)
-                self._next_suspect_at = self._clock.now() + took  # the others get as much time
+            was_alone = self._suspects.end(claimed.delivery.id)
+            if was_alone or not is_over:
+                self._wake.set()
+            elif not self._is_caught_up(route):
+                self._wake_in_groups(lane.concurrency, self._in_flight[route])
+
+        self._attempts.spawn(attempt(), on_done=done, context=self._context.copy(), delivery=claimed.delivery.id)
+
+    def _wake_in_groups(self, concurrency: int, in_flight: int) -> None:
+        """Wake up when a quarter of a lane's slots is free, or after a short while: each claim is a transaction."""
+        if not in_flight or concurrency - in_flight >= concurrency // 4:
             self._wake.set()
+        elif self._wake_timer is None:
+            self._wake_timer = asyncio.get_running_loop().call_later(_MAX_GROUPING_SECONDS, self._wake_now)
 
-        attempt = self._make_attempt(lane, claimed)
-        self._attempts.spawn(attempt, on_done=done, delivery=claimed.delivery.id)
-
-    async def _make_attempt(self, lane: Lane, claimed: ClaimedDelivery) -> None:
-        """Attempt one delivery and record the outcome. If cancelled, release the claim without counting an attempt."""
-        number = claimed.delivery.attempts + 1
-        if not self._tenure.is_held:  # another process may have claimed it already
-            await self._queue.release(
-                claimed.delivery.id, claim=self._claims[claimed.delivery.id], now=self._clock.now()
-            )
-            return
-        started_at, began = self._clock.now(), time.perf_counter()
-        measurements.record_start(self._metrics, claimed, self._route_states.get(claimed.delivery.route), started_at)
-        try:
-            outcome = await self._send(lane, claimed, number, started_at)
-        except asyncio.CancelledError:
-            await self._queue.release(
-                claimed.delivery.id, claim=self._claims[claimed.delivery.id], now=self._clock.now()
-            )
-            raise
-        attempt = Attempt(
-            delivery_id=claimed.delivery.id,
-            number=number,
-            started_at=started_at,
-            duration=timedelta(seconds=time.perf_counter() - began),
-            outcome=_outcome_name(outcome),
-            code=outcome.code,
-            reason=_reason(outcome),
-            excerpt=outcome.excerpt,
-        )
-        verdict, recorded = await self._route_states.record_attempt(
-            claimed,
-            attempt,
-            outcome,
-            claim=self._claims[claimed.delivery.id],
-            decide=partial(self._decide, lane, claimed, outcome),
-        )
-        if recorded:
-            measurements.record_attempt(self._metrics, claimed, attempt, outcome, verdict)
-        _log_attempt(claimed, attempt, verdict, recorded=recorded)
-
-    def _decide(
-        self, lane: Lane, claimed: ClaimedDelivery, outcome: Outcome, route: RouteState, now: datetime
-    ) -> Verdict:
-        return lane.policy.decide(
-            outcome,
-            attempt=claimed.delivery.attempts - claimed.delivery.probes + 1,
-            age=effective_age(claimed.delivery.created_at, route, outcome, now=now),
-            held=route.is_held,
-            now=now,
-            rng=self._rng,
-        )
-
-    async def _send(self, lane: Lane, claimed: ClaimedDelivery, number: int, at: datetime) -> Outcome:
-        if claimed.delivery.unfinished_claims >= MAX_UNFINISHED_CLAIMS:
-            reason = f"The service died {MAX_UNFINISHED_CLAIMS} times during this delivery, so it is not retried."
-            return Refused(reason=reason, set_aside=True)
-        request = DeliveryRequest(
-            delivery_id=claimed.delivery.id,
-            event=claimed.event,
-            attempt=number,
-            at=at,
-            url=claimed.reply_to,
-        )
-        try:
-            return await lane.sender.send(request)
-        except Exception as exc:  # one attempt must not end the others; the reason is recorded with it
-            log.exception("sender.failed", delivery=claimed.delivery.id)
-            return Failed(reason=f"Internal error in the receiver: {type(exc).__name__}. See its log.")
+    def _wake_now(self) -> None:
+        self._wake_timer = None
+        self._wake.set()
 
     async def _drain(self) -> None:
         """Wait for attempts in flight. After the grace period, cancel the rest and release their claims."""
@@ -363,38 +342,3 @@ def _planned_probe(state: RouteState, now: datetime) -> datetime | None:
     """Return when a route held by failures is probed next, or None if it may be probed now or is not held."""
     is_planned = state.probe_at is not None and now < state.probe_at <= now + _MAX_PROBE_DELAY
     return state.probe_at if state.is_held and is_planned else None
-
-
-def _log_attempt(claimed: ClaimedDelivery, attempt: Attempt, verdict: Verdict, *, recorded: bool) -> None:
-    log.info(
-        "delivery.attempted",
-        delivery=claimed.delivery.id,
-        event_id=claimed.event.id,
-        task=claimed.event.task_id,
-        route=claimed.delivery.route,
-        attempt=attempt.number,
-        outcome=attempt.outcome,
-        code=attempt.code,
-        reason=attempt.reason,
-        duration_ms=round(attempt.duration / timedelta(milliseconds=1), 1),
-        verdict=verdict.status,
-        recorded=recorded,
-    )
-
-
-def _outcome_name(outcome: Outcome) -> str:
-    match outcome:
-        case Accepted():
-            return "accepted"
-        case Failed():
-            return "failed"
-        case Refused():
-            return "refused"
-
-
-def _reason(outcome: Outcome) -> str:
-    match outcome:
-        case Accepted():
-            return ""
-        case Failed(reason=reason) | Refused(reason=reason):
-            return reason

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from receiver.delivery.dispatcher import Lane
+from receiver.delivery.lane import Lane
 from receiver.delivery.retry import RetryPolicy
 from receiver.delivery.senders.notify import MAX_CONCURRENCY, CountPending, NotifySender
 from receiver.delivery.senders.redacting import RedactingSender

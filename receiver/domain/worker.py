@@ -6,6 +6,7 @@ Every worker has the same rule: it finds its work in the store. A store that is 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
+from contextvars import Context
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -64,10 +65,18 @@ class TaskSet:
         return iter(tuple(self._tasks))
 
     def spawn(
-        self, work: Coroutine[object, object, T], *, on_done: Callable[[], None] | None = None, **details: object
+        self,
+        work: Coroutine[object, object, T],
+        *,
+        on_done: Callable[[], None] | None = None,
+        context: Context | None = None,
+        **details: object,
     ) -> "asyncio.Task[T]":
-        """Run *work* as an owned task and call *on_done*, if given, when it ends; *details* are logged if it fails."""
-        task = asyncio.create_task(work)
+        """Run *work* as an owned task and call *on_done*, if given, when it ends; *details* are logged if it fails.
+
+        The task runs in a copy of the caller's context, or in *context*.
+        """
+        task = asyncio.create_task(work, context=context)
         self._tasks.add(task)
 
         def done(ended: "asyncio.Task[T]") -> None:

@@ -5,6 +5,7 @@ from random import Random
 
 import msgspec
 
+from receiver.delivery.commit_claims import CommitClaims
 from receiver.domain.clock import Clock, Ids
 from receiver.domain.duties import ALWAYS_HELD, Tenures
 from receiver.domain.metrics import Metrics
@@ -39,6 +40,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Metrics
     tracing: Tracing = NO_TRACING
     tenures: Tenures = msgspec.field(default_factory=lambda: ALWAYS_HELD)
+    commit_claims: CommitClaims = msgspec.field(default_factory=CommitClaims)
 
     def apply(self, settings: Settings) -> None:
         """Change what all parts share: the log level, the secrets to hide, and the routes' names and rules."""

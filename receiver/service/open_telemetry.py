@@ -19,7 +19,7 @@ import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from receiver import __version__
-from receiver.delivery.dispatcher import Lane, LaneLookup
+from receiver.delivery.lane import Lane, LaneLookup
 from receiver.delivery.senders.sender import DeliveryRequest, Sender
 from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.daemon_thread import run_in_daemon_thread

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp
 
-from receiver.delivery.dispatcher import LaneLookup
+from receiver.delivery.lane import LaneLookup
 from receiver.domain.tracing import NO_TRACER, Tracer
 from receiver.store.interfaces import TaskStore
 from receiver.tracking.poller import AnswerSink, PollApi

@@ -5,6 +5,7 @@ from datetime import time, timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
+from typing import cast
 
 from receiver.archive.archiver import Archiver, CopyTarget, UrlRefresher
 from receiver.archive.deletion import TaskDeleter
@@ -12,6 +13,10 @@ from receiver.archive.fetcher import Fetcher
 from receiver.archive.previews import FOLDER, Previews
 from receiver.archive.reader import ArchiveReader, ObjectSource
 from receiver.delivery.dispatcher import Dispatcher, LaneLookup
+from receiver.archive.s3 import S3Storage
+from receiver.delivery.commit_claims import ClaimingTaskStore
+from receiver.delivery.dispatcher import Dispatcher
+from receiver.delivery.lane import LaneLookup
 from receiver.delivery.replay import ReplayService
 from receiver.delivery.route_states import RouteStates
 from receiver.delivery.senders.notify import CountPending
@@ -23,7 +28,7 @@ from receiver.service.heartbeat import Heartbeat
 from receiver.service.reload import Configurable
 from receiver.service.supervisor import Work
 from receiver.settings import RouteSettings
-from receiver.store.interfaces import ArchiveStore, Catalog, DeliveryQueue
+from receiver.store.interfaces import ArchiveStore, Catalog, DeliveryQueue, TaskStore
 from receiver.submission.executor import CreateExecutor
 from receiver.submission.gateway_creates import GatewayCreates
 from receiver.submission.held_creates import HeldCreates
@@ -192,8 +197,9 @@ def _build_poller(context: Context, inbox: Inbox, alerts: TaskAlerts, ends: Expe
 
 def _build_inbox(context: Context, ends: ExpectedEnds, health: CallbackHealth) -> Inbox:
     settings = context.settings
+    tasks = ClaimingTaskStore(context.tracing.inbox_store(context.store.tasks), context.commit_claims)
     return Inbox(
-        context.tracing.inbox_store(context.store.tasks),
+        cast("TaskStore", tasks),
         context.event_factory,
         callbacks=settings.callbacks,
         ends=ends,
@@ -264,6 +270,7 @@ def build_deliveries(
         grace=grace,
         metrics=context.metrics,
         tenure=context.tenures[Duty.DELIVERING],
+        commit_claims=context.commit_claims,
     )
     replays = ReplayService(
         store.replays, store.catalog, routes=context.settings.routes, notifiers=notifiers, clock=clock, ids=ids

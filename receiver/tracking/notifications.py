@@ -10,7 +10,7 @@ from receiver.tasks import poll_schedule
 
 def notify_workers(notifiers: Notifiers, change: Change, *, now: datetime) -> None:
     """Wake the workers that a committed *change* concerns, and no other: each that wakes up queries the store."""
-    if change.deliveries:
+    if any(delivery.claim is None for delivery in change.deliveries):  # the others are being attempted already
         notifiers.deliveries.notify()
     if change.events:
         notifiers.events.notify()

@@ -6,20 +6,20 @@ from harness.delivery_system import DeliverySystem
 from harness.waiting import wait_until
 
 from receiver.delivery.retry import SUSPECT_AFTER
-from receiver.domain.duties import ALWAYS, Tenure
+from receiver.domain.duties import Tenure
 
 
 async def test_deliveries_are_sent_only_while_the_duty_is_held(system: DeliverySystem) -> None:
     there = system.add_route()
+    system.tenure = Tenure(lambda: 0.0)
     await system.start()
-    system.dispatcher._tenure = Tenure(lambda: 0.0)
     await system.add_events(settle=False)
     await asyncio.sleep(0.05)
     system.running[0].cancel()
     await asyncio.gather(system.running[0], return_exceptions=True)
     sent_without = list(there.attempts)
 
-    system.dispatcher._tenure = ALWAYS
+    system.tenure.extend(1.0)
     system.running[0] = asyncio.create_task(system.dispatcher.run(system._stop))
 
     await wait_until(lambda: len(there.attempts) == 1)

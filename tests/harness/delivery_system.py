@@ -14,10 +14,12 @@ from harness.factories import a_task, an_event
 from harness.stored_events import check_stored_events
 from harness.waiting import wait_until
 
-from receiver.delivery.dispatcher import Dispatcher, Lane
+from receiver.delivery.commit_claims import ClaimingTaskStore, CommitClaims
+from receiver.delivery.lane import Lane
 from receiver.delivery.retry import RetryPolicy
 from receiver.delivery.senders.sender import DeliveryRequest
 from receiver.domain.clock import Ids
+from receiver.domain.duties import ALWAYS, ALWAYS_HELD, Duty
 from receiver.domain.model import Accepted, Attempt, Delivery, DeliveryStatus, Event, Failed, Outcome
 from receiver.domain.notifier import Notifiers
 from receiver.domain.rate_limiter import RateLimiter
@@ -26,8 +28,10 @@ from receiver.service.wiring import build_deliveries
 from receiver.settings import RouteSettings, Settings, WebhookSettings
 from receiver.store.interfaces import ById, Change, DeliveryQueue, DeliveryView
 from receiver.store.sqlite.store import SqliteStore
+from receiver.tracking.notifications import notify_workers
 
 if TYPE_CHECKING:
+    from receiver.delivery.dispatcher import Dispatcher
     from receiver.delivery.replay import ReplayService
     from receiver.delivery.route_states import RouteStates
 
@@ -117,10 +121,12 @@ class DeliverySystem:
         self.ids = Ids(self.clock)
         self.notifiers = Notifiers()
         self.lanes: dict[str, Lane] = {}
+        self.tenure = ALWAYS
         self.destinations: dict[str, Destination] = {}
         self._path = path
         self._stop = asyncio.Event()
         self.store: SqliteStore
+        self.commit_claims: CommitClaims
         self.route_states: RouteStates
         self.dispatcher: Dispatcher
         self.replayer: ReplayService
@@ -151,9 +157,16 @@ class DeliverySystem:
         queue = wrap_queue(self.store.deliveries)
         kling: Any = None  # deliveries need no Kling
         context = make_context(
-            Settings(routes=self.routes), self.store, kling, clock=self.clock, ids=self.ids, rng=Random(7)
+            Settings(routes=self.routes),
+            self.store,
+            kling,
+            clock=self.clock,
+            ids=self.ids,
+            rng=Random(7),
+            tenures={**ALWAYS_HELD, Duty.DELIVERING: self.tenure},
         )
         self.notifiers = context.notifiers
+        self.commit_claims = context.commit_claims
         services = build_deliveries(context, self.lanes.get, queue=queue, grace=grace)
         self.alert_factory = context.alerts
         self.route_states = services.route_states
@@ -207,9 +220,18 @@ class DeliverySystem:
         await self.settle()
 
     async def add_events(
-        self, count: int = 1, *, route: str = "publish", settle: bool = True, due_in: timedelta = timedelta(0)
+        self,
+        count: int = 1,
+        *,
+        route: str = "publish",
+        settle: bool = True,
+        due_in: timedelta = timedelta(0),
+        at_commit: bool = False,
     ) -> list[str]:
-        """Add events for a route. Return their ids, oldest first."""
+        """Add events for a route. Return their ids, oldest first.
+
+        With *at_commit* those that find a free slot are claimed in the transaction that stores them.
+        """
         if await self.store.catalog.task("tsk_1") is None:
             await self.store.tasks.add(a_task(), b"{}")
         now = self.clock.now()
@@ -228,8 +250,10 @@ class DeliverySystem:
                     due_at=now + due_in,
                 )
             )
-        await self.store.tasks.apply(ById(id="tsk_1"), lambda *_: Change(events=events, deliveries=deliveries))
-        self.notifiers.deliveries.notify()
+        tasks = ClaimingTaskStore(self.store.tasks, self.commit_claims) if at_commit else self.store.tasks
+        change = await tasks.apply(ById(id="tsk_1"), lambda *_: Change(events=events, deliveries=deliveries))
+        assert change is not None
+        notify_workers(self.notifiers, change, now=now)
         if settle:
             await self.settle()
         return [event.id for event in events]

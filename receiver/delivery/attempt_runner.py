@@ -1,0 +1,152 @@
+"""One attempt at a claimed delivery: send it, decide what follows, record both, and log one line."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from functools import partial
+from random import Random
+
+import structlog
+
+from receiver.delivery import measurements
+from receiver.delivery.lane import Lane
+from receiver.delivery.retry import MAX_UNFINISHED_CLAIMS, effective_age
+from receiver.delivery.route_states import RouteStates
+from receiver.delivery.senders.sender import DeliveryRequest
+from receiver.domain.clock import Clock
+from receiver.domain.duties import Tenure
+from receiver.domain.metrics import Metrics
+from receiver.domain.model import Accepted, Attempt, DeliveryStatus, Failed, Outcome, Refused, RouteState, Verdict
+from receiver.store.interfaces import ClaimedDelivery, DeliveryQueue
+
+log = structlog.get_logger()
+
+
+class AttemptRunner:
+    """Makes attempts. *claims* has the present claim of each delivery in flight, by the delivery's id."""
+
+    def __init__(
+        self,
+        queue: DeliveryQueue,
+        route_states: RouteStates,
+        claims: Mapping[str, str],
+        *,
+        clock: Clock,
+        rng: Random,
+        metrics: Metrics,
+        tenure: Tenure,
+    ) -> None:
+        self._queue = queue
+        self._route_states = route_states
+        self._claims = claims
+        self._clock = clock
+        self._rng = rng
+        self._metrics = metrics
+        self._tenure = tenure
+
+    async def run(self, lane: Lane, claimed: ClaimedDelivery) -> bool:
+        """Attempt one delivery and record the outcome. Return whether that was its last attempt.
+
+        If cancelled, release the claim without counting an attempt.
+        """
+        number = claimed.delivery.attempts + 1
+        if not self._tenure.is_held:  # another process may have claimed it already
+            await self._release(claimed)
+            return False
+        started_at, began = self._clock.now(), time.perf_counter()
+        measurements.record_start(self._metrics, claimed, self._route_states.get(claimed.delivery.route), started_at)
+        try:
+            outcome = await self._send(lane, claimed, number, started_at)
+        except asyncio.CancelledError:
+            await self._release(claimed)
+            raise
+        attempt = Attempt(
+            delivery_id=claimed.delivery.id,
+            number=number,
+            started_at=started_at,
+            duration=timedelta(seconds=time.perf_counter() - began),
+            outcome=_outcome_name(outcome),
+            code=outcome.code,
+            reason=_reason(outcome),
+            excerpt=outcome.excerpt,
+        )
+        verdict, recorded = await self._route_states.record_attempt(
+            claimed,
+            attempt,
+            outcome,
+            claim=self._claims[claimed.delivery.id],
+            decide=partial(self._decide, lane, claimed, outcome),
+        )
+        if recorded:
+            measurements.record_attempt(self._metrics, claimed, attempt, outcome, verdict)
+        _log_attempt(claimed, attempt, verdict, recorded=recorded)
+        return recorded and verdict.status is not DeliveryStatus.PENDING
+
+    async def _release(self, claimed: ClaimedDelivery) -> None:
+        delivery_id = claimed.delivery.id
+        await self._queue.release(delivery_id, claim=self._claims[delivery_id], now=self._clock.now())
+
+    def _decide(
+        self, lane: Lane, claimed: ClaimedDelivery, outcome: Outcome, route: RouteState, now: datetime
+    ) -> Verdict:
+        return lane.policy.decide(
+            outcome,
+            attempt=claimed.delivery.attempts - claimed.delivery.probes + 1,
+            age=effective_age(claimed.delivery.created_at, route, outcome, now=now),
+            held=route.is_held,
+            now=now,
+            rng=self._rng,
+        )
+
+    async def _send(self, lane: Lane, claimed: ClaimedDelivery, number: int, at: datetime) -> Outcome:
+        if claimed.delivery.unfinished_claims >= MAX_UNFINISHED_CLAIMS:
+            reason = f"The service died {MAX_UNFINISHED_CLAIMS} times during this delivery, so it is not retried."
+            return Refused(reason=reason, set_aside=True)
+        request = DeliveryRequest(
+            delivery_id=claimed.delivery.id,
+            event=claimed.event,
+            attempt=number,
+            at=at,
+            url=claimed.reply_to,
+        )
+        try:
+            return await lane.sender.send(request)
+        except Exception as exc:  # one attempt must not end the others; the reason is recorded with it
+            log.exception("sender.failed", delivery=claimed.delivery.id)
+            return Failed(reason=f"Internal error in the receiver: {type(exc).__name__}. See its log.")
+
+
+def _log_attempt(claimed: ClaimedDelivery, attempt: Attempt, verdict: Verdict, *, recorded: bool) -> None:
+    log.info(
+        "delivery.attempted",
+        delivery=claimed.delivery.id,
+        event_id=claimed.event.id,
+        task=claimed.event.task_id,
+        route=claimed.delivery.route,
+        attempt=attempt.number,
+        outcome=attempt.outcome,
+        code=attempt.code,
+        reason=attempt.reason,
+        duration_ms=round(attempt.duration / timedelta(milliseconds=1), 1),
+        verdict=verdict.status,
+        recorded=recorded,
+    )
+
+
+def _outcome_name(outcome: Outcome) -> str:
+    match outcome:
+        case Accepted():
+            return "accepted"
+        case Failed():
+            return "failed"
+        case Refused():
+            return "refused"
+
+
+def _reason(outcome: Outcome) -> str:
+    match outcome:
+        case Accepted():
+            return ""
+        case Failed(reason=reason) | Refused(reason=reason):
+            return reason
