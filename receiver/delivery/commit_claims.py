@@ -28,7 +28,7 @@ class Slots(Protocol):
         ...
 
     def free(self, slot: Slot) -> None:
-        """Give back a slot whose delivery was not stored."""
+        """Free a slot whose delivery was not stored."""
         ...
 
 
@@ -126,7 +126,7 @@ class _Claims:
                 self._slots.start(slot, claimed)
 
     def free(self) -> None:
-        """Give back the slots of deliveries that were not committed."""
+        """Free the slots of deliveries that were not committed."""
         for slot in self._reserved.values():
             self._slots.free(slot)
         self._reserved.clear()

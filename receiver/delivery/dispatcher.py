@@ -287,7 +287,7 @@ class Dispatcher:
         self._start_attempt(slot.route, slot.lane, claimed)
 
     def free(self, slot: Slot) -> None:
-        """Give back a slot whose delivery was not stored."""
+        """Free a slot whose delivery was not stored."""
         self._in_flight[slot.route] -= 1
         self._wake.set()
 

@@ -2,18 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import time, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
-from typing import cast
 
 from receiver.archive.archiver import Archiver, CopyTarget, UrlRefresher
 from receiver.archive.deletion import TaskDeleter
 from receiver.archive.fetcher import Fetcher
 from receiver.archive.previews import FOLDER, Previews
 from receiver.archive.reader import ArchiveReader, ObjectSource
-from receiver.delivery.dispatcher import Dispatcher, LaneLookup
-from receiver.archive.s3 import S3Storage
 from receiver.delivery.commit_claims import ClaimingTaskStore
 from receiver.delivery.dispatcher import Dispatcher
 from receiver.delivery.lane import LaneLookup
