@@ -6,9 +6,9 @@ It also records that an operator cancelled a queued task.
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+import msgspec
 import structlog
 from msgspec.structs import replace
 
@@ -34,12 +34,11 @@ _EMPTY_REPORT = StatusReport(state=None)
 _UNNAMED = "Kling's answer contains no task id, so the task cannot be polled. A later callback is still accepted."
 
 
-@dataclass(slots=True, eq=False)
-class WatchedTask:
+class WatchedTask(msgspec.Struct, eq=False):
     """A task that a caller waits for: as it was recorded last, or None."""
 
     latest: Task | None = None
-    recorded: asyncio.Event = field(default_factory=asyncio.Event)
+    recorded: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
 
 
 class CreateRecorder:

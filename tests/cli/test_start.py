@@ -25,7 +25,7 @@ HEAVY = {
     "markdown_it",
 }
 WITH_DATACLASSES = {
-    "receiver.delivery.dispatcher",
+    "receiver.delivery.lane",
     "receiver.delivery.retry",
     "receiver.kling.client",
     "receiver.kling.endpoints",
