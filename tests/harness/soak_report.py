@@ -164,8 +164,8 @@ def balance_workers(items: list[pytest.Item]) -> None:
 
 
 def longest_first(items: list[pytest.Item]) -> None:
-    """Move the longest tests to the front, and keep the order of all others."""
-    items.sort(key=_expected_minutes, reverse=True)
+    """Move the longest tests to the front, then those of ``chaos``, and keep the order of all others."""
+    items.sort(key=lambda item: (_expected_minutes(item), "chaos" in item.path.parts), reverse=True)
 
 
 def _expected_minutes(item: pytest.Item) -> float:
