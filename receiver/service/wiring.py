@@ -11,7 +11,6 @@ from receiver.archive.deletion import TaskDeleter
 from receiver.archive.fetcher import Fetcher
 from receiver.archive.previews import FOLDER, Previews
 from receiver.archive.reader import ArchiveReader, ObjectSource
-from receiver.archive.s3 import S3Storage
 from receiver.delivery.commit_claims import ClaimingTaskStore
 from receiver.delivery.dispatcher import Dispatcher
 from receiver.delivery.lane import LaneLookup
