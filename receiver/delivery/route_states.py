@@ -14,7 +14,7 @@ from typing import Protocol
 import structlog
 from msgspec.structs import replace
 
-from receiver.delivery.retry import ALERT_AFTER_REJECTED, hold, next_route_state, release
+from receiver.delivery.route_hold import ALERT_AFTER_REJECTED, hold, next_route_state, release
 from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import Clock
 from receiver.domain.model import (

@@ -23,14 +23,14 @@ from receiver.store.interfaces import ApplyCall, ById, ByToken, Change, Decide, 
 from receiver.tasks import lifecycle, poll_schedule
 from receiver.tasks.expected_ends import ExpectedEnds
 from receiver.tasks.poll_schedule import PendingPushes
-from receiver.tracking import confirmations, measurements
+from receiver.tracking import measurements, pending_pushes
 from receiver.tracking.callback_health import CallbackHealth
 from receiver.tracking.callback_reader import CallbackReader
 from receiver.tracking.incoming import Callback, Incoming
 from receiver.tracking.notifications import notify_workers
 from receiver.tracking.pending_reports import PendingReports, without_result
 from receiver.tracking.push_limiter import PushLimiter
-from receiver.tracking.redundant_pushes import count_redundant
+from receiver.tracking.redundant_push_limit import count_redundant
 
 log = structlog.get_logger()
 
@@ -63,7 +63,7 @@ class Inbox:
         self._clock = clock
         self._ids = ids
         self._metrics = metrics or Metrics()
-        self._id_rotation = confirmations.IdRotation()
+        self._id_rotation = pending_pushes.IdRotation()
         self._pending_reports = PendingReports()
         self._push_limiter = PushLimiter()
         self._reader = CallbackReader(callbacks, self._push_limiter, redactor=redactor, clock=clock)
@@ -212,7 +212,7 @@ class Inbox:
             if change.task.state is TaskState.SUCCEED:
                 self._ends.record_polled_end(before[0], ended_at=report.updated_at, seen_at=incoming.at)
                 await self._replan_running(before[0])
-            if confirmations.has_confirmed(change):
+            if pending_pushes.has_confirmed(change):
                 self._health.record_callback(task_id)  # which another node may have received
             await self._health.record_end(before[0])
 
@@ -295,7 +295,7 @@ class Inbox:
     ) -> Mapping[str, PushOutcome]:
         """Let a push wait for its confirmation. Return the outcomes of those that it replaces."""
         remembered = without_result(report)
-        resolved = confirmations.admit_pending(task, pending, remembered, push.body)
+        resolved = pending_pushes.admit_pending(task, pending, remembered, push.body)
         self._pending_reports.remember(push, remembered)
         return resolved
 

@@ -17,7 +17,7 @@ from harness.http_peers import response
 from harness.task_system import ENDPOINT, IdleClock, TaskSystem, a_task_system
 from harness.waiting import wait_until
 
-from receiver.delivery.retry import HOLD_AFTER
+from receiver.delivery.route_hold import HOLD_AFTER
 from receiver.domain.model import Accepted, ArchiveState, Task, TaskState
 from receiver.kling.client import KlingResponse
 from receiver.kling.pass_through import NO_PASS_THROUGH, PassThrough

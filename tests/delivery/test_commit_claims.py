@@ -12,7 +12,7 @@ from harness.waiting import wait_until
 
 from receiver.delivery.commit_claims import ClaimingTaskStore
 from receiver.delivery.lane import LEASE_MARGIN
-from receiver.delivery.retry import hold
+from receiver.delivery.route_hold import hold
 from receiver.delivery.senders.sender import DeliveryRequest
 from receiver.domain.duties import Tenure
 from receiver.domain.model import Accepted, Delivery, Outcome, RouteState

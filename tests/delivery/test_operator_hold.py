@@ -4,7 +4,7 @@ from harness.clock import START
 from harness.delivery_system import DeliverySystem
 from harness.route_hold import HOUR, fail_until_held
 
-from receiver.delivery.retry import HOLD_AFTER
+from receiver.delivery.route_hold import HOLD_AFTER
 from receiver.delivery.route_states import RouteStates
 from receiver.domain.model import Accepted, HeldBy, RouteState
 

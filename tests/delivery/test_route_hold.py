@@ -11,7 +11,7 @@ from harness.delivery_system import FAILED, DeliverySystem
 from harness.route_hold import HOUR, MINUTE, fail_until_held, respond_in_turn
 from msgspec.structs import replace
 
-from receiver.delivery.retry import HOLD_AFTER, PROBE_INTERVAL
+from receiver.delivery.route_hold import HOLD_AFTER, PROBE_INTERVAL
 from receiver.domain.model import Accepted, Failed, Refused, RouteState
 from receiver.domain.rate_limiter import RateLimiter
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from harness.delivery_system import FAILED, DeliverySystem
 
-from receiver.delivery.retry import HOLD_AFTER
+from receiver.delivery.route_hold import HOLD_AFTER
 from receiver.delivery.senders.sender import DeliveryRequest
 from receiver.domain.model import Accepted, HeldBy, Outcome
 

@@ -18,7 +18,7 @@ from receiver.domain.errors import TooManyPending
 from receiver.domain.model import Json, TaskState
 from receiver.settings import CallbackSettings, Verify
 from receiver.tasks import lifecycle, poll_schedule
-from receiver.tracking.redundant_pushes import MAX_REDUNDANT_PUSHES
+from receiver.tracking.redundant_push_limit import MAX_REDUNDANT_PUSHES
 
 FORGED = env_int("FORGED", 1000)
 NO_VERIFICATION = CallbackSettings(verify=Verify.NEVER)

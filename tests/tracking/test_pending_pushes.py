@@ -12,7 +12,7 @@ from receiver.domain.errors import TooManyPending
 from receiver.domain.model import Task, TaskState
 from receiver.domain.results import Result, without_queries
 from receiver.settings import CallbackSettings, Verify
-from receiver.tracking import confirmations
+from receiver.tracking import pending_pushes
 
 NO_VERIFICATION = CallbackSettings(verify=Verify.NEVER)
 
@@ -104,7 +104,7 @@ async def test_a_flood_neither_drops_nor_delays_an_acknowledged_push(tmp_path: P
 async def test_a_refused_push_is_admitted_after_another_was_confirmed(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         _, kling_task = await a_callback_url_task(system)
-        await push_many(system, kling_task, confirmations.MAX_PENDING + 1)  # of the first Kling is asked at once
+        await push_many(system, kling_task, pending_pushes.MAX_PENDING + 1)  # of the first Kling is asked at once
         body = system.kling.finish_task(kling_task)
         with pytest.raises(TooManyPending):
             await system.push(kling_task.token, body)
@@ -162,13 +162,13 @@ async def test_a_true_push_is_confirmed_among_many_forged_ones(tmp_path: Path) -
     async with a_task_system(tmp_path) as system:
         task, kling_task = await a_running_task(system)
 
-        for lie in range(2 * confirmations.MAX_PENDING):
+        for lie in range(2 * pending_pushes.MAX_PENDING):
             await system.push(
                 kling_task.token, kling_task.status_body(task_status="succeed", task_status_msg=f"lie {lie}")
             )
         await system.push(kling_task.token, system.kling.finish_task(kling_task))
 
-        assert 0 < Counter(await system.push_outcomes(task.id))["pending"] <= confirmations.MAX_PENDING
+        assert 0 < Counter(await system.push_outcomes(task.id))["pending"] <= pending_pushes.MAX_PENDING
 
 
 async def test_a_push_with_another_id_is_never_delivered(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from harness.factories import a_push
 
 from receiver.domain.model import Push
 from receiver.kling import protocol
-from receiver.tracking.confirmations import MAX_PENDING
+from receiver.tracking.pending_pushes import MAX_PENDING
 from receiver.tracking.pending_reports import MAX_BYTES, PendingReports
 
 

@@ -5,7 +5,7 @@ from harness.factories import a_push, a_status_report, a_task
 
 from receiver.domain.errors import TooManyPending
 from receiver.domain.model import Origin, Push, PushOutcome, StatusReport, Task, TaskState
-from receiver.tracking import confirmations
+from receiver.tracking import pending_pushes
 from receiver.tracking.push_limiter import USUAL_BYTES
 
 UNBOUND = a_task(origin=Origin.MINTED, state=TaskState.AWAITING, kling_id=None, external_task_id=None)
@@ -16,16 +16,16 @@ def a_pending_status(name: str, word: str = "succeed", **changes: object) -> Sta
     return a_status_report(word, **{"kling_id": name, "external_task_id": None, **changes})
 
 
-def pending_pushes(*names: str, body: bytes = b"{}") -> list[tuple[Push, StatusReport]]:
+def pushes_named(*names: str, body: bytes = b"{}") -> list[tuple[Push, StatusReport]]:
     return [(a_push(f"psh_{name}", body=body), a_pending_status(name)) for name in names]
 
 
 def admit(task: Task, pending: list[tuple[Push, StatusReport]], answer: StatusReport) -> dict[str, PushOutcome]:
-    return dict(confirmations.admit_pending(task, pending, answer, b"{}"))
+    return dict(pending_pushes.admit_pending(task, pending, answer, b"{}"))
 
 
 def test_a_push_replaces_an_equal_one_and_no_other() -> None:
-    pending = pending_pushes("a", "b")
+    pending = pushes_named("a", "b")
 
     assert admit(UNBOUND, pending, a_pending_status("a")) == {"psh_a": PushOutcome.DUPLICATE}
     assert admit(UNBOUND, pending, a_pending_status("a", result={})) == {}
@@ -34,11 +34,11 @@ def test_a_push_replaces_an_equal_one_and_no_other() -> None:
 
 
 def test_a_bound_tasks_push_asserts_only_a_state() -> None:
-    assert admit(BOUND, pending_pushes("a"), a_pending_status("b")) == {"psh_a": PushOutcome.DUPLICATE}
+    assert admit(BOUND, pushes_named("a"), a_pending_status("b")) == {"psh_a": PushOutcome.DUPLICATE}
 
 
 def test_a_new_assertion_is_refused_when_full_and_a_pending_one_is_not() -> None:
-    full = pending_pushes(*(f"f{number}" for number in range(confirmations.MAX_PENDING)))
+    full = pushes_named(*(f"f{number}" for number in range(pending_pushes.MAX_PENDING)))
 
     assert admit(UNBOUND, full[1:], a_pending_status("true")) == {}
     with pytest.raises(TooManyPending):
@@ -50,7 +50,7 @@ def test_a_new_assertion_is_refused_when_full_and_a_pending_one_is_not() -> None
 def test_versions_of_one_assertion_leave_capacity_for_another() -> None:
     versions = [
         (a_push(f"psh_{number}"), a_pending_status("a", message=f"lie {number}"))
-        for number in range(confirmations.MAX_PENDING)
+        for number in range(pending_pushes.MAX_PENDING)
     ]
 
     settles = admit(UNBOUND, versions, a_pending_status("true"))
@@ -59,30 +59,30 @@ def test_versions_of_one_assertion_leave_capacity_for_another() -> None:
 
 
 def test_the_bytes_of_large_pushes_are_limited_except_for_the_first_one() -> None:
-    large = b"x" * (confirmations.MAX_PENDING_BYTES // 4)
+    large = b"x" * (pending_pushes.MAX_PENDING_BYTES // 4)
     true = a_pending_status("true")
 
-    assert confirmations.admit_pending(UNBOUND, pending_pushes("a", "b", "c", body=large), true, large) == {}
+    assert pending_pushes.admit_pending(UNBOUND, pushes_named("a", "b", "c", body=large), true, large) == {}
     with pytest.raises(TooManyPending):
-        confirmations.admit_pending(UNBOUND, pending_pushes("a", "b", "c", "d", body=large), true, large)
-    assert confirmations.admit_pending(UNBOUND, [], true, b"x" * (confirmations.MAX_PENDING_BYTES + 1)) == {}
+        pending_pushes.admit_pending(UNBOUND, pushes_named("a", "b", "c", "d", body=large), true, large)
+    assert pending_pushes.admit_pending(UNBOUND, [], true, b"x" * (pending_pushes.MAX_PENDING_BYTES + 1)) == {}
 
 
 def test_large_pushes_leave_room_for_one_of_the_usual_size() -> None:
-    forged = pending_pushes("a", "b", "c", "d", body=b"x" * confirmations.MAX_PENDING_BYTES)
+    forged = pushes_named("a", "b", "c", "d", body=b"x" * pending_pushes.MAX_PENDING_BYTES)
 
-    assert confirmations.admit_pending(UNBOUND, forged, a_pending_status("true"), b"x" * USUAL_BYTES) == {}
+    assert pending_pushes.admit_pending(UNBOUND, forged, a_pending_status("true"), b"x" * USUAL_BYTES) == {}
 
 
 def test_an_id_is_polled_before_all_later_ids() -> None:
-    turns, pending = confirmations.IdRotation(), pending_pushes("unanswered", "true")
+    turns, pending = pending_pushes.IdRotation(), pushes_named("unanswered", "true")
     polled = []
 
     for round_ in range(12):
         polled.append(turns.next(UNBOUND, pending))
         if polled[-1] not in ("unanswered", "true"):  # the API denies it
             pending = [each for each in pending if each[1].kling_id != polled[-1]]
-        pending = pending + pending_pushes(f"new{round_}")
+        pending = pending + pushes_named(f"new{round_}")
 
     newcomers = [name for name in polled if name not in ("unanswered", "true")]
     assert polled[:5] == ["unanswered", "true", "unanswered", "new0", "true"]
@@ -92,8 +92,8 @@ def test_an_id_is_polled_before_all_later_ids() -> None:
 
 
 def test_a_known_or_single_id_needs_no_rotation() -> None:
-    turns = confirmations.IdRotation()
+    turns = pending_pushes.IdRotation()
 
-    assert [turns.next(BOUND, pending_pushes("a", "b")) for _ in range(2)] == ["k1", "k1"]
-    assert [turns.next(UNBOUND, pending_pushes("a")) for _ in range(2)] == ["a", "a"]
+    assert [turns.next(BOUND, pushes_named("a", "b")) for _ in range(2)] == ["k1", "k1"]
+    assert [turns.next(UNBOUND, pushes_named("a")) for _ in range(2)] == ["a", "a"]
     assert turns.next(UNBOUND, []) is None
