@@ -26,7 +26,7 @@ from receiver.store.interfaces import (
     Totals,
     TraceStore,
 )
-from receiver.store.interfaces.calls import NodeLinks
+from receiver.store.interfaces.node_calls import NodeLinks
 from receiver.store.sqlite.migrate import Report
 from receiver.store.sqlite.store import SqliteStore
 from receiver.tasks.batches import BatchStore

@@ -11,7 +11,7 @@ from receiver.domain.errors import StoreError, StoreUnavailable
 from receiver.domain.notifier import Notifiers
 from receiver.service.nodes import signals
 from receiver.service.nodes.signals import NodeSignals
-from receiver.store.interfaces.calls import SignalStore
+from receiver.store.interfaces.node_calls import SignalStore
 from receiver.store.postgres.database import Address
 from receiver.store.postgres.store import PostgresStore
 

@@ -29,8 +29,8 @@ from receiver.kling.simulator.tasks import SUBMITTED, Task, TaskUpdate
 from receiver.settings import CostSettings
 from receiver.store.interfaces import ById, Change
 from receiver.store.sqlite.store import SqliteStore
-from receiver.tasks.alerts import TaskAlerts
 from receiver.tasks.bill_service import BillService
+from receiver.tasks.service_alerts import ServiceAlerts
 
 DAY = timedelta(days=1)
 PATH = "images/multi-image2image"
@@ -70,7 +70,7 @@ class World:
 
     def service(self, **settings: object) -> BillService:
         events = EventFactory(compile_routes(()), self.ids, archive=False)
-        alerts = TaskAlerts(
+        alerts = ServiceAlerts(
             self.store.tasks, self.store.catalog, events, public_url="", notifiers=Notifiers(), clock=self.clock
         )
         return BillService(

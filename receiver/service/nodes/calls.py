@@ -16,7 +16,7 @@ from receiver.domain.errors import CallLost, ReceiverError, StoreUnavailable
 from receiver.domain.notifier import Notifier
 from receiver.domain.worker import TaskSet
 from receiver.service.nodes.call_codec import decode_answer, encode_answer, encode_error
-from receiver.store.interfaces.calls import CallStore, NodeCall
+from receiver.store.interfaces.node_calls import CallStore, NodeCall
 
 log = structlog.get_logger()
 

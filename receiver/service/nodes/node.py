@@ -31,7 +31,7 @@ from receiver.service.stores import Store
 from receiver.service.supervisor import Work
 from receiver.service.wiring import DeliveryServices, TaskServices
 from receiver.settings import Settings
-from receiver.store.interfaces.calls import NodeLinks
+from receiver.store.interfaces.node_calls import NodeLinks
 from receiver.store.interfaces.nodes import NodeIdentity, NodesView
 from receiver.web.resources.health import ReadinessCheck
 

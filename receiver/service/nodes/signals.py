@@ -12,7 +12,7 @@ import structlog
 
 from receiver.domain.errors import StoreError, StoreUnavailable
 from receiver.domain.notifier import Notifiers
-from receiver.store.interfaces.calls import SignalStore
+from receiver.store.interfaces.node_calls import SignalStore
 
 log = structlog.get_logger()
 

@@ -19,7 +19,6 @@ from receiver.store.postgres import maintenance
 from receiver.store.postgres.alerts import PostgresAlertStore
 from receiver.store.postgres.archive import PostgresArchiveStore
 from receiver.store.postgres.batches import PostgresBatchStore
-from receiver.store.postgres.calls import NodeParts, open_node_parts
 from receiver.store.postgres.catalog import PostgresCatalog
 from receiver.store.postgres.costs import PostgresCostStore
 from receiver.store.postgres.database import Address, Connection, Connections, Health, Reader, is_pooled
@@ -27,6 +26,7 @@ from receiver.store.postgres.deletions import PostgresDeletionStore
 from receiver.store.postgres.deliveries import PostgresDeliveryQueue
 from receiver.store.postgres.durations import PostgresDurationStore
 from receiver.store.postgres.migrate import Report, migrate
+from receiver.store.postgres.node_calls import NodeParts, open_node_parts
 from receiver.store.postgres.overview import PostgresOverview
 from receiver.store.postgres.queries import fetch_value
 from receiver.store.postgres.replays import PostgresReplayStore

@@ -11,7 +11,7 @@ from asyncpg import Record
 from receiver.domain.clock import MICROSECOND
 from receiver.domain.duties import Duty
 from receiver.domain.errors import StoreUnavailable
-from receiver.store.interfaces.calls import CallState, NodeCall
+from receiver.store.interfaces.node_calls import CallState, NodeCall
 from receiver.store.postgres.database import Address, Connection, Connections, Health, connect
 from receiver.store.postgres.errors import translate_error
 from receiver.store.postgres.nodes import PostgresNodes

@@ -29,7 +29,7 @@ class AlertHistory(Protocol):
         ...
 
 
-class TaskAlerts:
+class ServiceAlerts:
     """Stores the alerts that belong to no task, with their deliveries."""
 
     def __init__(
