@@ -177,7 +177,7 @@ class Previews:
         try:
             with os.scandir(self._folder) as entries:
                 old = [entry.path for entry in entries if entry.stat(follow_symlinks=False).st_mtime < before]
-        except FileNotFoundError:
+        except OSError:  # there are none, or the archive's folder cannot be used, which the archiver reports
             return 0
         for folder in old:
             shutil.rmtree(folder, ignore_errors=True)

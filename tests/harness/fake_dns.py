@@ -16,6 +16,7 @@ answers = json.loads(os.environ["ANSWERS"])
 ask = socket.getaddrinfo
 
 def getaddrinfo(host, port, *args, **kwargs):
+    host = host.decode() if isinstance(host, bytes) else host
     if host not in answers:
         return ask(host, port, *args, **kwargs)
     if kwargs.get("flags", 0) & socket.AI_NUMERICHOST:

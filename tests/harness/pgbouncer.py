@@ -1,7 +1,6 @@
 """A real PgBouncer in transaction mode before the PostgreSQL server of the tests."""
 
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -62,7 +61,7 @@ def a_pgbouncer(server: PostgresServer, *, more: str = "") -> Iterator[int]:
             _wait_until_it_listens(process, log)
             yield port
         finally:
-            process.send_signal(signal.SIGQUIT)
+            process.kill()  # PgBouncer keeps nothing, and waits for its clients if it is asked to stop
             process.wait()
     finally:
         shutil.rmtree(folder)

@@ -51,6 +51,7 @@ async def test_both_databases_have_the_same_tables_and_columns(postgres_url: str
     expected = raw.execute(
         "SELECT tables.name, columns.name FROM sqlite_schema AS tables, pragma_table_info(tables.name) AS columns"
         " WHERE tables.type IN ('table', 'view') AND tables.name NOT LIKE 'sqlite_%'"
+        " AND tables.name <> 'running_slots'"  # sums kept by triggers: on PostgreSQL they would make nodes wait
     )
     assert set(map(tuple, expected)) - {(row["table_name"], row["column_name"]) for row in found} == set()
 

@@ -124,7 +124,8 @@ async def test_an_event_that_another_node_is_about_to_replay_is_kept(
     for name in ("1", "2"):
         event = an_event(f"evt_{name}", type="alert.x", task_id=None, envelope=b"{}")
         await nodes[0].tasks.add_events([event], [])
-    other, watcher = await asyncpg.connect(postgres_url), await asyncpg.connect(postgres_url)
+    # without prepared statements, which a pooler does not keep
+    other, watcher = [await asyncpg.connect(postgres_url, statement_cache_size=0) for _ in range(2)]
     await other.execute("BEGIN")
     await other.execute(
         "INSERT INTO deliveries VALUES ('dlv_1', 'evt_1', 'publish', 'pending', 0, 0, 0, 0, 0, NULL, NULL, NULL)"
