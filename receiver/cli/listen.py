@@ -233,7 +233,7 @@ def _candidate(event: Event) -> Candidate:
 async def _open_senders(routes: Sequence[RouteSettings]) -> AsyncIterator[Mapping[str, Sender]]:
     """Open the same senders that the service uses for these routes."""
     from receiver import __version__
-    from receiver.delivery.lanes import make_sender
+    from receiver.delivery.lane_registry import make_sender
     from receiver.net.http_client import HttpClient
 
     async with AsyncExitStack() as stack:

@@ -16,10 +16,10 @@ import structlog
 
 from receiver.delivery.attempt_runner import AttemptRunner
 from receiver.delivery.commit_claims import CommitClaims
+from receiver.delivery.crash_suspects import Suspects
 from receiver.delivery.lane import LEASE_MARGIN, Lane, LaneLookup, Slot
 from receiver.delivery.retry import SUSPECT_AFTER
 from receiver.delivery.route_states import RouteStates
-from receiver.delivery.suspects import Suspects
 from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.clock import Clock, Ids
 from receiver.domain.clock_watch import ClockWatch

@@ -20,7 +20,7 @@ from receiver.archive.archiver import CopyTarget, abandon
 from receiver.archive.fetcher import Fetcher
 from receiver.archive.folder_check import FolderCheck
 from receiver.archive.previews import Previews
-from receiver.delivery.lanes import LaneRegistry
+from receiver.delivery.lane_registry import LaneRegistry
 from receiver.delivery.senders.process import kill_orphans
 from receiver.domain.clock import AdjustedClock, Clock, Ids, SystemClock
 from receiver.domain.duties import ALWAYS_HELD

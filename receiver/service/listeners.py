@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from msgspec.structs import replace
 from starlette.types import ASGIApp
 
-from receiver.delivery.lanes import LaneRegistry
+from receiver.delivery.lane_registry import LaneRegistry
 from receiver.service.admin_token import admin_token
 from receiver.service.admin_wiring import admin_services
 from receiver.service.context import Context

@@ -31,7 +31,7 @@ from receiver.kling.client import KlingResponse
 from receiver.service.extras import how_to_install, is_installed
 from receiver.service.tracing import NO_TRACING, Tracing, is_requested
 from receiver.store.interfaces import ApplyCall, Change, Decide, TaskRef, TaskStore, TraceStore
-from receiver.tracking.incoming import Callback
+from receiver.tracking.parsed_push import Callback
 from receiver.tracking.poller import AnswerSink, PollApi
 from receiver.web.callbacks import Inbox
 

@@ -31,7 +31,7 @@ from receiver.submission.recorder import CreateRecorder
 from receiver.submission.reply_url import check_reply_url
 from receiver.submission.request import CreateRequest, SubmitRequest, SubmitResult, TaskMetadata, make_task
 from receiver.submission.retry import batch_names, retry_request
-from receiver.submission.slot_keys import SlotKeys
+from receiver.submission.slot_assignment import SlotKeys
 from receiver.submission.submit_queue import SubmitQueue
 from receiver.tasks import submit_lifecycle
 

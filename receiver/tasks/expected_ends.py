@@ -16,7 +16,7 @@ from receiver.kling import endpoints, protocol
 from receiver.kling.durations import duration_kind, typical_duration
 from receiver.settings import PollSettings, Settings
 from receiver.tasks.duration_estimate import FEW_DURATIONS, Knowledge, estimate_duration
-from receiver.tasks.poll_plan import PollPolicy, plan_polls, poll_policy
+from receiver.tasks.poll_optimizer import PollPolicy, plan_polls, poll_policy
 from receiver.tasks.poll_schedule import next_planned_poll, running_since
 
 MAX_SAMPLES = 50

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from receiver.domain.model import EndReason, Origin, Push, PushOutcome, StatusReport, Task, TaskState, Verification
 from receiver.settings import Verify
-from receiver.tasks.poll_plan import PollPolicy
+from receiver.tasks.poll_optimizer import PollPolicy
 from receiver.tasks.poll_schedule import (
     EMPTY_RESULT_STEPS,
     PendingPushes,

@@ -1,7 +1,7 @@
 """When a task is polled, and by which id. Pure: no clock, no I/O.
 
 Polling is the guarantee behind callbacks: a running task is polled at growing intervals, or by the plan in
-:mod:`receiver.tasks.poll_plan` if no callback is expected. A push that waits for confirmation causes an earlier
+:mod:`receiver.tasks.poll_optimizer` if no callback is expected. A push that waits for confirmation causes an earlier
 poll. A minimum gap between such polls makes a flood of forged pushes cheap.
 """
 
@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from receiver.domain.backoff import backoff
 from receiver.domain.clock import iso
 from receiver.domain.model import Json, Origin, Polling, Push, StatusReport, Task, TaskState
-from receiver.tasks.poll_plan import PollPolicy
+from receiver.tasks.poll_optimizer import PollPolicy
 
 MIN_POLL_GAP = timedelta(seconds=5)
 """The least time between two polls of one task that pushes cause, so that forged pushes cost almost nothing."""

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from receiver.domain.model import EndReason, StatusReport, Task, TaskState
 from receiver.tasks.lifecycle import CALLBACK_GRACE
-from receiver.tasks.poll_plan import PollPolicy
+from receiver.tasks.poll_optimizer import PollPolicy
 from receiver.tasks.poll_schedule import earliest, poll_interval, running_since
 
 

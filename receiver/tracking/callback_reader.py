@@ -10,7 +10,7 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.signing import SignatureStatus
 from receiver.kling import parser_thread, protocol
 from receiver.settings import CallbackSettings
-from receiver.tracking.incoming import Callback, Incoming, decode_body
+from receiver.tracking.parsed_push import Callback, Incoming, decode_body
 from receiver.tracking.push_limiter import USUAL_BYTES, PushKind, PushLimiter
 
 _DROPPED_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie"})

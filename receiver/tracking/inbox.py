@@ -26,8 +26,8 @@ from receiver.tasks.poll_schedule import PendingPushes
 from receiver.tracking import measurements, pending_pushes
 from receiver.tracking.callback_health import CallbackHealth
 from receiver.tracking.callback_reader import CallbackReader
-from receiver.tracking.incoming import Callback, Incoming
 from receiver.tracking.notifications import notify_workers
+from receiver.tracking.parsed_push import Callback, Incoming
 from receiver.tracking.pending_reports import PendingReports, without_result
 from receiver.tracking.push_limiter import PushLimiter
 from receiver.tracking.redundant_push_limit import count_redundant

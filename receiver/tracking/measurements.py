@@ -6,7 +6,7 @@ from receiver.domain.metrics import OTHER, Metrics
 from receiver.domain.model import PushOutcome, Source, Task
 from receiver.kling.endpoints import CATALOGUE, resolve
 from receiver.store.interfaces import Change
-from receiver.tracking.incoming import Incoming
+from receiver.tracking.parsed_push import Incoming
 
 _NEWS = frozenset({PushOutcome.APPLIED, PushOutcome.PENDING})
 _ENDS = {"task.succeed": "succeed", "task.failed": "failed", "task.expired": "expired"}

@@ -25,7 +25,7 @@ from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.clock import token_hash
 from receiver.domain.metrics import Metrics
 from receiver.domain.request_id import begin_request, continue_request
-from receiver.tracking.incoming import Callback
+from receiver.tracking.parsed_push import Callback
 from receiver.web.probes import Probe, ProbeRegistry, answer
 from receiver.web.server import problems
 from receiver.web.server.allowed_hosts import AllowedHosts, misdirected

@@ -11,7 +11,7 @@ from harness.http_peers import Peer, http_peer, respond_with, response
 from harness.waiting import wait_until
 from msgspec.structs import replace
 
-from receiver.delivery.lanes import LaneRegistry
+from receiver.delivery.lane_registry import LaneRegistry
 from receiver.delivery.senders.sender import DeliveryRequest
 from receiver.delivery.senders.webhook import EXCERPT_BYTES, WebhookSender, outcome_of
 from receiver.domain.model import Accepted, Failed, Outcome, Refused

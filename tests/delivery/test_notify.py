@@ -17,7 +17,7 @@ from harness.clock import START
 from harness.factories import an_event
 from harness.ports import free_port
 
-from receiver.delivery.lanes import LaneRegistry
+from receiver.delivery.lane_registry import LaneRegistry
 from receiver.delivery.senders import apprise_child
 from receiver.delivery.senders.sender import DeliveryRequest, Sender
 from receiver.domain.model import Accepted, Event, Failed

@@ -21,7 +21,7 @@ from receiver.domain.model import (
 )
 from receiver.domain.queueing import Queueing
 from receiver.settings import PollSettings
-from receiver.tasks.poll_plan import poll_policy
+from receiver.tasks.poll_optimizer import poll_policy
 
 IMAGES: dict[str, tuple[dict[str, Any], ...]] = {"images": ({"index": 0, "url": "https://cdn.example.com/0.png"},)}
 POLL = poll_policy(PollSettings())

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from receiver.tracking.incoming import Callback
+from receiver.tracking.parsed_push import Callback
 
 TOKEN = "kept-to-ourselves-5f2a"
 

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from receiver.archive.deletion import TaskDeleter
 from receiver.archive.previews import Previews
 from receiver.archive.reader import ArchiveReader
-from receiver.delivery.lanes import LaneRegistry
+from receiver.delivery.lane_registry import LaneRegistry
 from receiver.domain.api_schema.resources import Check
 from receiver.domain.clock import Ids, SystemClock
 from receiver.domain.metrics import Metrics

@@ -17,7 +17,7 @@ from receiver.domain.tracing import NO_TRACER, current_traceparent, trace_header
 from receiver.service.open_telemetry import OpenTelemetryTracing, open_tracing
 from receiver.service.tracing import NO_TRACING, is_requested
 from receiver.store.sqlite.store import SqliteStore
-from receiver.tracking.incoming import Callback
+from receiver.tracking.parsed_push import Callback
 
 FIRST = f"00-{'a' * 32}-{'b' * 16}-01"
 

@@ -19,7 +19,7 @@ from receiver.domain.clock import token_hash
 from receiver.domain.errors import ReceiverError
 from receiver.domain.secret import Secret
 from receiver.settings import CallbackSettings, Verify
-from receiver.tracking.incoming import Callback
+from receiver.tracking.parsed_push import Callback
 
 KEY, OTHER_KEY = Secret("whsec_" + "a" * 32), Secret("whsec_" + "b" * 32)
 GROUPS = 5

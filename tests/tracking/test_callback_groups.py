@@ -14,7 +14,7 @@ from receiver.domain.clock import token_hash
 from receiver.domain.errors import TooManyPending
 from receiver.domain.secret import Secret
 from receiver.settings import CallbackSettings
-from receiver.tracking.incoming import Callback
+from receiver.tracking.parsed_push import Callback
 from receiver.tracking.push_limiter import PushKind
 
 KEY = Secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")

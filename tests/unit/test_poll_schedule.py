@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from receiver.domain.model import Origin, Polling, Push, StatusReport, Task, TaskState
 from receiver.settings import PollSettings
 from receiver.tasks import poll_schedule
-from receiver.tasks.poll_plan import poll_policy
+from receiver.tasks.poll_optimizer import poll_policy
 
 
 def pending_pushes(*ids: str | None) -> list[tuple[Push, StatusReport]]:

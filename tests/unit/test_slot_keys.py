@@ -8,7 +8,7 @@ from receiver.kling import endpoints
 from receiver.kling.models import KNOWN_MODELS, requested_model
 from receiver.settings import SlotSettings
 from receiver.settings.slots import SlotScope
-from receiver.submission.slot_keys import SlotKeys
+from receiver.submission.slot_assignment import SlotKeys
 
 
 def key_of(path: str, body: dict[str, Any] | None = None, settings: SlotSettings | None = None) -> str:

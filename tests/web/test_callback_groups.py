@@ -14,7 +14,7 @@ from receiver.domain.clock import token_hash
 from receiver.domain.errors import MalformedBody, StoreUnavailable
 from receiver.domain.request_id import request_id
 from receiver.settings import Address
-from receiver.tracking.incoming import Callback
+from receiver.tracking.parsed_push import Callback
 from receiver.web.callbacks import public_app
 from receiver.web.server.allowed_hosts import AllowedHosts
 from receiver.web.server.connections import ConnectionLimits

@@ -16,7 +16,7 @@ from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.clock import token_hash
 from receiver.domain.errors import MalformedBody, StoreBroken, StoreUnavailable
 from receiver.settings import Address
-from receiver.tracking.incoming import Callback
+from receiver.tracking.parsed_push import Callback
 from receiver.web.callbacks import public_app
 from receiver.web.server.allowed_hosts import AllowedHosts
 from receiver.web.server.connections import ConnectionLimits

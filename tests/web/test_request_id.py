@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from harness.web_app import SendBytes, Serve
 
 from receiver.domain.request_id import request_id
-from receiver.tracking.incoming import Callback
+from receiver.tracking.parsed_push import Callback
 from receiver.web.callbacks import public_app
 
 POST = b"POST /callbacks/token HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}"

@@ -1,6 +1,6 @@
 """The protocol that every sender implements, one sender per kind of destination.
 
-A new kind is one file here and one branch in :func:`receiver.delivery.lanes.make_sender`.
+A new kind is one file here and one branch in :func:`receiver.delivery.lane_registry.make_sender`.
 """
 
 from datetime import datetime, timedelta

@@ -9,7 +9,7 @@ from harness.factories import a_task, at
 from receiver.domain.model import Polling, Task, TaskState
 from receiver.settings import PollSettings
 from receiver.tasks.duration_estimate import Knowledge, estimate_duration
-from receiver.tasks.poll_plan import MAX_POLLS, PollPlan, plan_polls, poll_policy
+from receiver.tasks.poll_optimizer import MAX_POLLS, PollPlan, plan_polls, poll_policy
 from receiver.tasks.poll_schedule import next_planned_poll, poll_interval, replan
 
 
