@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from msgspec.structs import replace
 
 from receiver.delivery.lane import Slot
+from receiver.domain.errors import StoreBroken
 from receiver.domain.model import Delivery, Push, Task
 from receiver.store.interfaces import ApplyCall, Change, ClaimedDelivery, Decide, TaskRef, TaskStore
 
@@ -66,9 +67,11 @@ class CommitClaims:
 class ClaimingTaskStore:
     """A task store that claims the deliveries of its changes, if it can."""
 
-    def __init__(self, tasks: TaskStore, commit_claims: CommitClaims) -> None:
+    def __init__(self, tasks: TaskStore, commit_claims: CommitClaims, *, broken: asyncio.Event) -> None:
+        """*broken* is set once the store can no longer be trusted."""
         self._tasks = tasks
         self._commit_claims = commit_claims
+        self._broken = broken
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 -- everything else is the store's own
         return getattr(self._tasks, name)
@@ -82,7 +85,10 @@ class ClaimingTaskStore:
 
     async def apply_all(self, calls: Sequence[ApplyCall]) -> Sequence[Change | BaseException | None]:
         """Apply several changes, see TaskStore."""
-        return await self._commit_claims.apply(self._tasks, calls)
+        changes = await self._commit_claims.apply(self._tasks, calls)
+        if self._broken.is_set():  # since the store checked it: the transaction is a task of its own
+            raise StoreBroken("The store was found to be damaged after the commit.")
+        return changes
 
 
 class _Claims:

@@ -194,7 +194,8 @@ def _build_poller(context: Context, inbox: Inbox, alerts: ServiceAlerts, ends: E
 
 def _build_inbox(context: Context, ends: ExpectedEnds, health: CallbackHealth) -> Inbox:
     settings = context.settings
-    tasks = ClaimingTaskStore(context.tracing.inbox_store(context.store.tasks), context.commit_claims)
+    store = context.store
+    tasks = ClaimingTaskStore(context.tracing.inbox_store(store.tasks), context.commit_claims, broken=store.broken)
     return Inbox(
         cast("TaskStore", tasks),
         context.event_factory,

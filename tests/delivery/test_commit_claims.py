@@ -15,6 +15,7 @@ from receiver.delivery.lane import LEASE_MARGIN
 from receiver.delivery.route_hold import hold
 from receiver.delivery.senders.sender import DeliveryRequest
 from receiver.domain.duties import Tenure
+from receiver.domain.errors import StoreBroken
 from receiver.domain.model import Accepted, Delivery, Outcome, RouteState
 from receiver.domain.rate_limiter import RateLimiter
 from receiver.domain.request_id import begin_request, current_request
@@ -183,7 +184,7 @@ async def test_a_change_that_is_not_stored_gives_its_slot_back(system: DeliveryS
     there = system.add_route()
     await system.start()
     await system.store.tasks.add(a_task(), b"{}")
-    tasks = ClaimingTaskStore(system.store.tasks, system.commit_claims)
+    tasks = ClaimingTaskStore(system.store.tasks, system.commit_claims, broken=system.store.broken)
     unknown = a_delivery("dlv_1", event_id="evt_unknown", route="publish", due_at=system.clock.now())
 
     with pytest.raises(Exception, match="FOREIGN KEY"):
@@ -210,11 +211,23 @@ async def test_a_caller_that_gives_up_keeps_no_delivery_waiting(system: Delivery
     assert len(there.attempts) == len(await stored(system))
 
 
+async def test_damage_that_is_found_right_after_the_commit_acknowledges_nothing(system: DeliverySystem) -> None:
+    await system.start()
+    adding = asyncio.create_task(system.add_events(1, at_commit=True, settle=False))
+    while not system.commit_claims._open:  # noqa: ASYNC110 -- a turn of the loop, because the transaction is short
+        await asyncio.sleep(0)
+    (transaction,) = system.commit_claims._open
+    transaction.add_done_callback(lambda _: system.store.broken.set())
+
+    with pytest.raises(StoreBroken):
+        await adding
+
+
 async def test_an_alert_is_left_to_the_dispatcher(system: DeliverySystem) -> None:
     system.add_route("alerts")
     await system.start()
     await system.store.tasks.add(a_task(), b"{}")
-    tasks = ClaimingTaskStore(system.store.tasks, system.commit_claims)
+    tasks = ClaimingTaskStore(system.store.tasks, system.commit_claims, broken=system.store.broken)
     alert = system.alert_factory.route_held(hold(RouteState(name="publish"), "a test", now=system.clock.now()))
 
     change = await tasks.apply(ById(id="tsk_1"), lambda *_: Change(events=[alert.event], deliveries=alert.deliveries))

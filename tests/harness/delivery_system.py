@@ -250,7 +250,8 @@ class DeliverySystem:
                     due_at=now + due_in,
                 )
             )
-        tasks = ClaimingTaskStore(self.store.tasks, self.commit_claims) if at_commit else self.store.tasks
+        claiming = ClaimingTaskStore(self.store.tasks, self.commit_claims, broken=self.store.broken)
+        tasks = claiming if at_commit else self.store.tasks
         change = await tasks.apply(ById(id="tsk_1"), lambda *_: Change(events=events, deliveries=deliveries))
         assert change is not None
         notify_workers(self.notifiers, change, now=now)
