@@ -1,9 +1,6 @@
 """`kling-receiver doctor`: checks the whole installation, and says what each finding means and what to do."""
 
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from receiver.cli import FAILED, OK, render
 from receiver.cli.options import OUTPUT, OutputOptions
@@ -25,9 +22,19 @@ _COLUMNS = (
 def doctor(*, output: OutputOptions = OUTPUT) -> int:
     """Check the configuration, the store, Kling, the public URL, the routes and the machine; exit 1 if any fails."""
     from receiver.service import logs
+    from receiver.service.doctor.examination import examine
 
     logs.configure("error")  # the findings say what the log would say
-    found = examine_installation(output.config)
+    found = [
+        {
+            "name": finding.name,
+            "status": finding.status.value,
+            "message": finding.message,
+            "remedy": finding.remedy,
+            "details": dict(finding.details),
+        }
+        for finding in examine(output.config)
+    ]
     if output.json:
         render.print_json(found)
     else:
@@ -37,19 +44,3 @@ def doctor(*, output: OutputOptions = OUTPUT) -> int:
         checks = "1 check" if len(found) == 1 else f"{len(found)} checks"
         render.notice(f"{checks}: {counts['ok']} ok, {counts['warning']} warnings, {counts['failed']} failed.")
     return FAILED if counts["failed"] else OK
-
-
-def examine_installation(config: Path | None) -> Sequence[dict[str, Any]]:
-    """Return the findings as JSON: ``name``, ``status``, ``message``, ``remedy`` and ``details``."""
-    from receiver.service.doctor.examination import examine
-
-    return [
-        {
-            "name": finding.name,
-            "status": finding.status.value,
-            "message": finding.message,
-            "remedy": finding.remedy,
-            "details": dict(finding.details),
-        }
-        for finding in examine(config)
-    ]

@@ -1,6 +1,5 @@
 """Runs `kling-receiver doctor` as a user does, and reads its findings."""
 
-import contextlib
 import json
 import os
 import subprocess
@@ -11,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from harness.run_cli import clean_environment
-
-from receiver.cli.doctor import examine_installation
 
 EXPIRED = Path(__file__).parents[1] / "data" / "expired.localhost.pem"
 """A certificate for localhost that it signed itself and that ended in 2021, with its key."""
@@ -50,14 +47,7 @@ class Report:
 def run_doctor(
     config: Path, *, files: int | None = None, processes: int | None = None, environ: Mapping[str, str] | None = None
 ) -> Report:
-    """Run the command with ``--json`` in the folder of its configuration, with these limits.
-
-    Without limits and variables its checks run in this process, which saves a start of Python.
-    """
-    if files is None and processes is None and environ is None:
-        with contextlib.chdir(config.parent):
-            findings = json.loads(json.dumps(examine_installation(config)))
-        return Report(findings, int(any(each["status"] == "failed" for each in findings)), json.dumps(findings))
+    """Run the command with ``--json`` in the folder of its configuration, with these limits."""
     command = [sys.executable, "-m", "receiver", "doctor", "--json", "--config", str(config)]
     for option, limit in (("n", files), ("u", processes)):
         if limit is not None:
