@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from harness.clock import START, FakeClock
 
+from receiver.delivery.senders.configured_payload import body_maker
 from receiver.delivery.senders.sender import RenderingFailed
-from receiver.delivery.senders.webhook_body import body_maker
 from receiver.domain.clock import Ids
 from receiver.events.payload import serialize
 from receiver.events.samples import sample_event

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 from urllib.parse import urljoin, urlsplit
 
+from receiver.delivery.senders.configured_payload import body_maker
 from receiver.delivery.senders.sender import DeliveryRequest, RenderingFailed
-from receiver.delivery.senders.webhook_body import body_maker
 from receiver.domain import signing
 from receiver.domain.errors import AddressBlocked, NoResponse, RequestNotSent
 from receiver.domain.model import Accepted, Event, Failed, Outcome, Refused
