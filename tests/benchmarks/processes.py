@@ -19,7 +19,7 @@ from harness.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 STOP_TIMEOUT = 30.0
-MAX_RUN = 60.0
+MAX_RUN = 300.0
 TOKEN = "an-admin-token-of-these-measurements"
 SECRET = "whsec_dGhlIHNlY3JldCBvZiB0aGVzZSBtZWFzdXJlbWVudHM="
 CONNECTIONS = 64

@@ -16,7 +16,7 @@ CALLBACK = (
     '"url":"https://cdn.example.com/bs2/upload-ylab-stunt/output_{id}.png"}}]}}}}'
 )
 STATUSES = ("submitted", "processing", "succeed")
-WAIT_TIMEOUT = 60.0
+WAIT_TIMEOUT = 300.0
 
 
 @contextmanager
