@@ -15,13 +15,13 @@ def run_service(config: Path | None, log_level: str | None) -> int:
     gc.disable()  # until start is complete: loaded modules are never freed, and collecting takes a fifth of the start
     from receiver.service import logs
     from receiver.service.bootstrap import run
-    from receiver.service.hangup import HangupSignal
+    from receiver.service.sighup import SighupHandler
     from receiver.settings import load
 
-    hangup = HangupSignal.install()
+    sighup = SighupHandler.install()
     log_writer = logs.configure(log_level)
     try:
-        return run(load(config), hangup)
+        return run(load(config), sighup)
     finally:
         if not log_writer.flush():  # the reader of the log does not read: an error's text would block too
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

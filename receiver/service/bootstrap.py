@@ -35,11 +35,11 @@ from receiver.service import logs
 from receiver.service.admin_token import TOKEN_FILE, admin_token
 from receiver.service.context import Context, make_context
 from receiver.service.disk_monitor import DiskMonitor
-from receiver.service.hangup import HangupSignal
 from receiver.service.listeners import Listeners
 from receiver.service.measurements import LoopLag, MissedCallbacks
 from receiver.service.reload import Configurable, Reloader
 from receiver.service.retention import Retention
+from receiver.service.sighup import SighupHandler
 from receiver.service.startup_gate import Obstacle, StartupGate
 from receiver.service.startup_progress import report_progress
 from receiver.service.stores import Store, open_store, server_problem
@@ -73,7 +73,7 @@ _GC_THRESHOLD = 10_000
 """New objects between two collections. Python's 700 are those of ten callbacks, and hardly any has a cycle."""
 
 
-def run(loaded: Loaded, hangup: HangupSignal | None = None) -> int:
+def run(loaded: Loaded, sighup: SighupHandler | None = None) -> int:
     """Run the service until it is stopped, and return the process's exit code.
 
     Raises ReceiverError if it cannot start.
@@ -81,7 +81,7 @@ def run(loaded: Loaded, hangup: HangupSignal | None = None) -> int:
     import uvloop  # noqa: PLC0415 -- commands that print a help text or a table do not need it
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(run_until_stopped(loaded, hangup))
+        return runner.run(run_until_stopped(loaded, sighup))
 
 
 def _log_start(loaded: Loaded) -> None:
@@ -98,16 +98,16 @@ def _log_start(loaded: Loaded) -> None:
     )
 
 
-async def run_until_stopped(loaded: Loaded, hangup: HangupSignal | None = None) -> int:
+async def run_until_stopped(loaded: Loaded, sighup: SighupHandler | None = None) -> int:
     """Run the service on this event loop until it is stopped, and return the process's exit code."""
-    hangup = hangup or HangupSignal()
-    hangup.watch()
+    sighup = sighup or SighupHandler()
+    sighup.watch()
     logs.set_configured_level(loaded.settings.log.level)
     _log_start(loaded)
     for warning in (*loaded.warnings, *unmatched_globs(loaded)):
         log.warning("configuration.warned", warning=warning)
     systemd = SystemdNotifier.from_environment()
-    reloader = Reloader(loaded, requested=hangup.requested, systemd=systemd, clock=SystemClock())
+    reloader = Reloader(loaded, requested=sighup.requested, systemd=systemd, clock=SystemClock())
     async with AsyncExitStack() as stack:
         supervisor = await _build_when_store_opens(loaded.settings, stack, systemd, reloader)
         if supervisor is None:

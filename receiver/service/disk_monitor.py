@@ -7,7 +7,7 @@ import structlog
 
 from receiver.domain.clock import Clock
 from receiver.domain.errors import StoreUnavailable
-from receiver.tasks.service_alerts import DiskSpace, ServiceAlerts
+from receiver.tasks.health_alerts import DiskSpace, HealthAlerts
 
 _RECOVERY_MARGIN = 4 * 1024 * 1024
 """Free bytes beyond the reserve that end a shortage. Without it the alert would flap with the size of the log."""
@@ -20,7 +20,7 @@ log = structlog.get_logger()
 class DiskMonitor:
     """Monitors free disk space, more often as it runs low."""
 
-    def __init__(self, disk: DiskSpace, alerts: ServiceAlerts, *, clock: Clock) -> None:
+    def __init__(self, disk: DiskSpace, alerts: HealthAlerts, *, clock: Clock) -> None:
         self._disk = disk
         self._alerts = alerts
         self._clock = clock

@@ -18,7 +18,7 @@ from receiver.domain.errors import ConfigurationError, ReceiverError
 from receiver.domain.notifier import Notifiers
 from receiver.kling.route_globs import unmatched_globs
 from receiver.service.admin_token import admin_token
-from receiver.service.settled_file import wait_until_settled
+from receiver.service.stable_file import wait_until_stable
 from receiver.service.systemd import SystemdNotifier
 from receiver.settings import Changes, Loaded, RouteSettings, SettingChange, Settings, compare, load, merge_reloadable
 from receiver.store.interfaces import RouteBacklog
@@ -127,7 +127,7 @@ class Reloader:
         """Load the file that the service was started with, once it is completely written."""
         path = self._loaded.path
         if path is not None:
-            await wait_until_settled(path, self._clock)
+            await wait_until_stable(path, self._clock)
         return await asyncio.to_thread(load, path)
 
     async def _describe(self, loaded: Loaded, changes: Changes, *, applied: bool) -> ConfigChanges:

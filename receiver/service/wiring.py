@@ -38,7 +38,7 @@ from receiver.tasks.batches import BatchService
 from receiver.tasks.bill_service import BillService
 from receiver.tasks.daily_report import DailyReports
 from receiver.tasks.expected_ends import ExpectedEnds
-from receiver.tasks.service_alerts import ServiceAlerts
+from receiver.tasks.health_alerts import HealthAlerts
 from receiver.tracking.callback_health import CallbackHealth
 from receiver.tracking.duration_keeper import DurationKeeper
 from receiver.tracking.inbox import Inbox
@@ -58,7 +58,7 @@ class TaskServices(msgspec.Struct, frozen=True, kw_only=True):
     inbox: Inbox
     ends: ExpectedEnds
     health: CallbackHealth
-    alerts: ServiceAlerts
+    alerts: HealthAlerts
     recorder: CreateRecorder
     recovery: CreateRecovery
     executor: CreateExecutor
@@ -107,7 +107,7 @@ def build_tasks(context: Context) -> TaskServices:
     """Build the services that submit and track tasks."""
     settings, store, kling, event_factory = context.settings, context.store, context.kling, context.event_factory
     notifiers, clock, ids, url = context.notifiers, context.clock, context.ids, settings.public.url
-    alerts = ServiceAlerts(store.tasks, store.catalog, event_factory, public_url=url, notifiers=notifiers, clock=clock)
+    alerts = HealthAlerts(store.tasks, store.catalog, event_factory, public_url=url, notifiers=notifiers, clock=clock)
     ends = ExpectedEnds(settings.poll, has_callbacks=bool(settings.public.url))
     health = _build_callback_health(context, ends, alerts)
     inbox = _build_inbox(context, ends, health)
@@ -150,7 +150,7 @@ def _build_gateway_creates(context: Context, submitter: Submitter, held: HeldCre
 
 
 def _build_executor(
-    context: Context, recorder: CreateRecorder, recovery: CreateRecovery, alerts: ServiceAlerts, ends: ExpectedEnds
+    context: Context, recorder: CreateRecorder, recovery: CreateRecovery, alerts: HealthAlerts, ends: ExpectedEnds
 ) -> CreateExecutor:
     return CreateExecutor(
         context.store.tasks,
@@ -166,18 +166,18 @@ def _build_executor(
     )
 
 
-def _build_bill(context: Context, alerts: ServiceAlerts) -> BillService:
+def _build_bill(context: Context, alerts: HealthAlerts) -> BillService:
     store, clock = context.store, context.clock
     ledgers = Ledgers(context.kling, clock=clock)
     return BillService(ledgers, store.costs, alerts, store.catalog, settings=context.settings.costs, clock=clock)
 
 
-def _build_callback_health(context: Context, ends: ExpectedEnds, alerts: ServiceAlerts) -> CallbackHealth:
+def _build_callback_health(context: Context, ends: ExpectedEnds, alerts: HealthAlerts) -> CallbackHealth:
     observer = alerts if context.settings.public.url else None
     return CallbackHealth(context.store.tasks, ends, observer, notifiers=context.notifiers, clock=context.clock)
 
 
-def _build_poller(context: Context, inbox: Inbox, alerts: ServiceAlerts, ends: ExpectedEnds) -> Poller:
+def _build_poller(context: Context, inbox: Inbox, alerts: HealthAlerts, ends: ExpectedEnds) -> Poller:
     tracing, timeout = context.tracing, context.settings.kling.timeout
     return Poller(
         context.store.tasks,

@@ -13,6 +13,7 @@ import structlog
 
 from receiver.domain.backoff import backoff
 from receiver.domain.clock import Clock
+from receiver.domain.coalesced_call import CoalescedCall
 from receiver.domain.duties import ALWAYS, Tenure
 from receiver.domain.errors import (
     InvalidParameters,
@@ -25,7 +26,6 @@ from receiver.domain.errors import (
     StoreError,
 )
 from receiver.domain.model import Origin, StatusReport, Task, TaskState
-from receiver.domain.shared_call import SharedCall
 from receiver.domain.tracing import NO_TRACER, Tracer
 from receiver.kling import create_body, endpoints, protocol
 from receiver.kling.client import KlingResponse
@@ -112,7 +112,7 @@ class CreateExecutor:
         self.tenure = tenure
         self.max_duration = 2 * settings.kling.timeout + _MARGIN  # a call may be signed again and repeated once
         self.admission = AdmissionControl(settings.kling.slots, max_duration=self.max_duration)
-        self.confirmed_slots = SharedCall(partial(task_store.slots_in_use, confirmed_only=True))
+        self.confirmed_slots = CoalescedCall(partial(task_store.slots_in_use, confirmed_only=True))
 
     def apply(self, settings: Settings) -> None:
         """Use the slots of *settings* for later creates."""

@@ -16,10 +16,10 @@ from msgspec.structs import replace
 
 from receiver.domain.clock import FAR_FUTURE, Clock, Ids, token_hash
 from receiver.domain.clock_watch import ClockWatch
+from receiver.domain.coalesced_call import CoalescedCall
 from receiver.domain.errors import KlingError
 from receiver.domain.model import Push, Task, TaskState
 from receiver.domain.notifier import Notifiers
-from receiver.domain.shared_call import SharedCall
 from receiver.domain.worker import TaskSet, run_worker
 from receiver.kling import endpoints
 from receiver.kling.client import KlingResponse
@@ -87,7 +87,7 @@ class SubmitQueue:
         self._in_flight: dict[str, asyncio.Task[KlingResponse | KlingError]] = {}
         self._bytes_in_flight: dict[str, int] = {}
         self._max_read = MAX_CONCURRENT
-        self._serve = SharedCall(self._serve_all, lock=self._admission.queue_lock)
+        self._serve = CoalescedCall(self._serve_all, lock=self._admission.queue_lock)
         self._spawned = TaskSet("submit.failed")
 
     def apply(self, settings: Settings) -> None:

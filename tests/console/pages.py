@@ -30,7 +30,7 @@ from receiver.domain.model import (
 from receiver.events.payload import envelope, task_data
 from receiver.kling.simulator.results import content
 from receiver.store.interfaces import ById, Change
-from receiver.web.console.pages_on_demand import PagesOnDemand
+from receiver.web.console.lazy_pages import LazyPages
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'><svg onload=alert(3)>{{7*7}}javascript:alert(4)"
 
@@ -48,7 +48,7 @@ def all_routes(web: WebApp) -> list[Route]:
     """The routes of the admin app, with those of pages that are not loaded yet."""
     found = [
         *web.app.routes,
-        *(page for each in web.app.routes if isinstance(each, PagesOnDemand) for page in each.routes),
+        *(page for each in web.app.routes if isinstance(each, LazyPages) for page in each.routes),
     ]
     return [each for each in found if isinstance(each, Route)]
 

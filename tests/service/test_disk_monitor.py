@@ -16,7 +16,7 @@ from receiver.events.factory import EventFactory
 from receiver.events.routing import compile_routes
 from receiver.service.disk_monitor import DiskMonitor
 from receiver.store.sqlite.store import SqliteStore
-from receiver.tasks.service_alerts import ServiceAlerts
+from receiver.tasks.health_alerts import HealthAlerts
 
 MIB = 1024 * 1024
 NEEDED = 64 * MIB
@@ -28,13 +28,13 @@ class FakeDisk:
     clock: FakeClock = field(default_factory=FakeClock)
 
     @asynccontextmanager
-    async def monitored_store(self, path: Path) -> AsyncIterator[tuple[SqliteStore, ServiceAlerts, DiskMonitor]]:
+    async def monitored_store(self, path: Path) -> AsyncIterator[tuple[SqliteStore, HealthAlerts, DiskMonitor]]:
         """Open the store, as at a start, with a watch over its disk."""
         store = await SqliteStore.open(path, free=lambda _: self.free_bytes)
         async with aclosing(store):
             ids = Ids(self.clock, after=await store.newest_id())
             announcer = EventFactory(compile_routes([]), ids)
-            alarm = ServiceAlerts(
+            alarm = HealthAlerts(
                 store.tasks, store.catalog, announcer, public_url="", notifiers=Notifiers(), clock=self.clock
             )
             yield store, alarm, DiskMonitor(store.disk_space, alarm, clock=self.clock)

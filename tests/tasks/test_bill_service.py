@@ -30,7 +30,7 @@ from receiver.settings import CostSettings
 from receiver.store.interfaces import ById, Change
 from receiver.store.sqlite.store import SqliteStore
 from receiver.tasks.bill_service import BillService
-from receiver.tasks.service_alerts import ServiceAlerts
+from receiver.tasks.health_alerts import HealthAlerts
 
 DAY = timedelta(days=1)
 PATH = "images/multi-image2image"
@@ -70,7 +70,7 @@ class World:
 
     def service(self, **settings: object) -> BillService:
         events = EventFactory(compile_routes(()), self.ids, archive=False)
-        alerts = ServiceAlerts(
+        alerts = HealthAlerts(
             self.store.tasks, self.store.catalog, events, public_url="", notifiers=Notifiers(), clock=self.clock
         )
         return BillService(

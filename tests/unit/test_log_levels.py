@@ -24,7 +24,7 @@ from receiver.service.log_levels import read_levels
             },
         ),
         ("warning,receiver=debug", {"receiver.web.auth": logging.DEBUG, "uvicorn": logging.WARNING}),
-        ("tasks=debug", {"receiver.tasks.service_alerts": logging.DEBUG, "receiver.tasks_of_others": logging.INFO}),
+        ("tasks=debug", {"receiver.tasks.health_alerts": logging.DEBUG, "receiver.tasks_of_others": logging.INFO}),
     ],
 )
 def test_the_longest_name_of_a_module_counts(text: str, expected: dict[str, int]) -> None:

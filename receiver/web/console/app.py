@@ -9,8 +9,8 @@ from starlette.types import Scope
 
 from receiver.web.console.credentials import Credentials
 from receiver.web.console.gate import Gate, public
+from receiver.web.console.lazy_pages import LazyPages
 from receiver.web.console.pages.login import LoginPages
-from receiver.web.console.pages_on_demand import PagesOnDemand
 from receiver.web.console.renderer import Renderer
 from receiver.web.console.services import ConsoleServices
 from receiver.web.console.sessions import LoginLinks, Sessions
@@ -34,7 +34,7 @@ class Console:
         self._renderer = Renderer(clock)
         self.gate = gate = Gate(sessions, self._renderer)
         login = LoginPages(sessions, self.links, credentials, self._renderer, load=self.load, clock=clock)
-        self._pages = PagesOnDemand(gate, services, routes)
+        self._pages = LazyPages(gate, services, routes)
         self.routes = [
             *login.routes(),
             public(f"{PREFIX}/{{digest}}/{{name:path}}", {"GET": static_file}),

@@ -1,4 +1,4 @@
-"""Lists the pages of the console. Only :mod:`receiver.web.console.pages_on_demand` imports this module."""
+"""Lists the pages of the console. Only :mod:`receiver.web.console.lazy_pages` imports this module."""
 
 from collections.abc import Sequence
 

@@ -17,7 +17,7 @@ _MAX_WAIT_SECONDS = 5.0
 _Version = tuple[int, int, int]
 
 
-async def wait_until_settled(path: Path, clock: Clock) -> None:
+async def wait_until_stable(path: Path, clock: Clock) -> None:
     """Wait while a file is missing or keeps changing, at most 5 s. An older file is not waited for."""
     began = changed_at = clock.monotonic()
     version = _version(path)

@@ -1,4 +1,4 @@
-"""A call that concurrent callers share."""
+"""One call for all callers that wait at the same moment."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,8 +7,8 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class SharedCall(Generic[T]):
-    """Calls *function* for all callers that wait at the same moment.
+class CoalescedCall(Generic[T]):
+    """Calls *function* once for all callers that wait at the same moment.
 
     Each caller gets the result of a run that began after its call, so the run has seen what the caller did before. A
     run that raises serves only the caller that made it.

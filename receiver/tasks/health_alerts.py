@@ -29,7 +29,7 @@ class AlertHistory(Protocol):
         ...
 
 
-class ServiceAlerts:
+class HealthAlerts:
     """Stores the alerts that belong to no task, with their deliveries."""
 
     def __init__(

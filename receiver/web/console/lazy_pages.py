@@ -12,7 +12,7 @@ from receiver.web.console.services import ConsoleServices
 from receiver.web.resources.routes import RouteApi
 
 
-class PagesOnDemand(BaseRoute):
+class LazyPages(BaseRoute):
     """The route of every page behind the login."""
 
     def __init__(self, gate: Gate, services: ConsoleServices, routes: RouteApi) -> None:

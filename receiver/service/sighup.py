@@ -6,7 +6,7 @@ import signal
 from types import FrameType
 
 
-class HangupSignal:
+class SighupHandler:
     """SIGHUP sets ``requested``. If the service's terminal is gone, it stops the service instead.
 
     Install it before anything slow: without a handler the signal would end the process.
@@ -18,11 +18,11 @@ class HangupSignal:
         self._ends_with_terminal = not is_ignored and _has_terminal()
 
     @classmethod
-    def install(cls) -> "HangupSignal":
+    def install(cls) -> "SighupHandler":
         """Handle the signal from now on, before an event loop runs."""
-        hangup = cls()
-        signal.signal(signal.SIGHUP, hangup._on_signal)
-        return hangup
+        sighup = cls()
+        signal.signal(signal.SIGHUP, sighup._on_signal)
+        return sighup
 
     def watch(self) -> None:
         """Handle the signal on the running event loop, so that it wakes the loop."""

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from receiver.domain.shared_call import SharedCall
+from receiver.domain.coalesced_call import CoalescedCall
 
 
 class Counted:
@@ -21,7 +21,7 @@ class Counted:
 
 async def test_callers_during_a_run_share_the_next_run() -> None:
     counted = Counted()
-    shared = SharedCall(counted)
+    shared = CoalescedCall(counted)
     first = asyncio.create_task(shared())
     await asyncio.sleep(0)
 
@@ -37,7 +37,7 @@ async def test_callers_during_a_run_share_the_next_run() -> None:
 async def test_a_later_caller_gets_a_run_of_its_own() -> None:
     counted = Counted()
     counted.gate.set()
-    shared = SharedCall(counted)
+    shared = CoalescedCall(counted)
 
     assert [await shared() for _ in range(3)] == [1, 2, 3]
 
@@ -52,7 +52,7 @@ async def test_a_run_that_raises_serves_only_its_own_caller() -> None:
             raise outcome
         return outcome
 
-    shared = SharedCall(call)
+    shared = CoalescedCall(call)
 
     failed, *others = await asyncio.gather(*(shared() for _ in range(3)), return_exceptions=True)
 
@@ -62,7 +62,7 @@ async def test_a_run_that_raises_serves_only_its_own_caller() -> None:
 
 async def test_a_run_whose_caller_is_cancelled_is_repeated_for_the_others() -> None:
     counted = Counted()
-    shared = SharedCall(counted)
+    shared = CoalescedCall(counted)
     first, second, third = [asyncio.create_task(shared()) for _ in range(3)]
     await asyncio.sleep(0)
 
