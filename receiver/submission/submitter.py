@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import Clock, Ids, token_hash
-from receiver.domain.errors import Conflict, InvalidRequest, NotFound
+from receiver.domain.errors import Conflict, InvalidRequest, NotFound, StoreUnavailable
 from receiver.domain.model import EndReason, Origin, Push, Task, TaskState
 from receiver.domain.notifier import Notifiers
 from receiver.domain.queueing import Queueing
@@ -109,9 +109,20 @@ class Submitter:
         if stored.message or not wait:  # the worker sends it; most of many tasks have to wait
             self._notifiers.tasks.notify()
             return SubmitResult(task=stored)
-        if not self._executor.tenure.is_held:  # another node sends it
-            return SubmitResult(task=await self._recorder.outcome(stored, limit=self._executor.max_duration))
-        return SubmitResult(task=await asyncio.shield(self._queue.spawn(self._queue.submit(stored))))
+        return SubmitResult(task=await asyncio.shield(self._queue.spawn(self._sent(stored))))
+
+    async def _sent(self, task: Task) -> Task:
+        """Return a stored task when Kling has answered, or when it has to wait.
+
+        It is sent even if the store fails now. An error would let the client submit, and pay, a second one.
+        """
+        try:
+            if not self._executor.tenure.is_held:  # another node sends it
+                return await self._recorder.outcome(task, limit=self._executor.max_duration)
+            return await self._queue.submit(task)
+        except StoreUnavailable as exc:
+            log.warning("task.outcome_unknown", task=task.id, reason=exc.message)
+            return task
 
     async def begin_create(self, create: CreateRequest) -> StartedCreate | Task:
         """Store the task of a gateway client and start its create, or queue it if it may wait for a slot.
