@@ -119,30 +119,34 @@ class GatewayCreates:
             digest=request_digest(endpoint.path, pass_through.query, body),
             deadline=self._held.deadline(),
         )
-        for _ in range(_MAX_TRIES):  # Kling may refuse the first create while its repeat waits for it
-            first = await self._first_or_begun(request)
+        for attempt in range(_MAX_TRIES):  # Kling may refuse the first create while its repeats wait for it
+            first = await self._first_or_begun(request, is_repeat=attempt > 0)
             if isinstance(first, StartedCreate):
                 return await self._finish(first, request)
             log.info("create.repeated", task=first.id, has_key=caller.key is not None)
             answer = await self._outcome(first, request)
             if answer is None or not caller.has_left():
-                self._recent.pop(request.slot, None)
+                self._forget(first, request)
             if answer is not None:
                 return answer
         raise Conflict("Equal creates end at the same time again and again.", remedy="Send this one again later.")
 
-    async def _first_or_begun(self, request: CreateRequest) -> Task | StartedCreate:
-        """Return the task of the create that the request repeats, or else begin the request's own create."""
+    async def _first_or_begun(self, request: CreateRequest, *, is_repeat: bool) -> Task | StartedCreate:
+        """Return the task of the create that the request repeats, or else begin the request's own create.
+
+        One that *is_repeat* also repeats a create that began at the same moment: of several repeats of a refused create
+        one is sent again, and the others wait for it.
+        """
         key = request.caller.key
         if not key:
-            return await self._first_without_key(request)
+            return await self._first_without_key(request, is_repeat=is_repeat)
         begun = await self._begin(request)
         if not isinstance(begun, StartedCreate):
             await check_same_request(self._digests, begun, request.digest, key=key, remedy=_KEY_REMEDY)
         return begun
 
-    async def _first_without_key(self, request: CreateRequest) -> Task | StartedCreate:
-        while (repeated := self._repeated(request)) is not None:
+    async def _first_without_key(self, request: CreateRequest, *, is_repeat: bool) -> Task | StartedCreate:
+        while (repeated := self._repeated(request, is_repeat=is_repeat)) is not None:
             await repeated.is_stored.wait()
             if repeated.task is not None:
                 return repeated.task
@@ -177,11 +181,16 @@ class GatewayCreates:
             raise answer
         if len(answer.body) > _MAX_ANSWER:
             self._answers.pop(begun.task.id, None)
-        recent = self._recent.get(request.slot)
         is_clear = answer.error is None or answer.error.retry is not RetryHint.AFTER_LOOKUP
-        if recent is not None and recent.task is begun.task and is_clear and not request.caller.has_left():
-            del self._recent[request.slot]
+        if is_clear and not request.caller.has_left():
+            self._forget(begun.task, request)
         return answer
+
+    def _forget(self, task: Task, request: CreateRequest) -> None:
+        """Forget the create of *task*, so that an equal one is sent. A newer equal create is kept."""
+        recent = self._recent.get(request.slot)
+        if recent is not None and recent.task is not None and recent.task.id == task.id:
+            del self._recent[request.slot]
 
     async def _answer(
         self, task: Task, answer: "asyncio.Future[KlingResponse | KlingError]", request: CreateRequest
@@ -191,7 +200,7 @@ class GatewayCreates:
             return await asyncio.shield(answer)
         return await self._held.wait(held, request.caller, request.deadline)
 
-    def _repeated(self, request: CreateRequest) -> _Recent | None:
+    def _repeated(self, request: CreateRequest, *, is_repeat: bool) -> _Recent | None:
         """Return the create without a key that this one repeats, or None."""
         recent = self._recent.get(request.slot)
         if recent is None:
@@ -199,7 +208,7 @@ class GatewayCreates:
         age = self._clock.monotonic() - recent.begun_at
         if age > _REMEMBERED_SECONDS:
             return None
-        return recent if age >= _SAME_MOMENT_SECONDS or recent.caller.has_left() else None
+        return recent if is_repeat or age >= _SAME_MOMENT_SECONDS or recent.caller.has_left() else None
 
     async def _outcome(self, task: Task, request: CreateRequest) -> KlingResponse | None:
         """Return the answer of an earlier create, or None if it created nothing. Raises KlingUncertain."""

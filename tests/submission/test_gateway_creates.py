@@ -254,3 +254,22 @@ async def test_a_repeat_of_a_create_that_could_not_be_stored_is_a_create_of_its_
             await first
         assert (await repeat).status == 200
         assert len(system.kling.create_ids) == 1
+
+
+@pytest.mark.parametrize("has_left", [False, True])
+@pytest.mark.parametrize("key", [None, "order-17"])
+async def test_repeats_that_wait_for_a_create_that_kling_refuses_make_one_task(
+    tmp_path: Path, key: str | None, *, has_left: bool
+) -> None:
+    async with a_task_system(tmp_path) as system, system.running():
+        system.kling.create_faults = [refusal(429, 1303)]
+        first = await begin(system, key=key, has_left=True)
+        with structlog.testing.capture_logs() as logs:
+            repeats = [asyncio.create_task(create(system, key=key, has_left=has_left)) for _ in range(2)]
+            repeats.append(asyncio.create_task(create(system, key=key)))
+            await wait_until(lambda: [line["event"] for line in logs].count("create.repeated") == 3)
+        answer_now(system)
+
+        await first
+        assert len({answer.body for answer in await asyncio.gather(*repeats)}) == 1
+        assert len(system.kling.tasks) == 1
