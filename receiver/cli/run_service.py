@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 _CONFIG, _LOG_LEVEL = "--config", "--log-level"
 _LEVELS = ("debug", "info", "warning", "error")
@@ -13,6 +14,7 @@ _LEVELS = ("debug", "info", "warning", "error")
 def run_service(config: Path | None, log_level: str | None) -> int:
     """Run the service until it is stopped, and return the exit code."""
     gc.disable()  # until start is complete: loaded modules are never freed, and collecting takes a fifth of the start
+    leave_out_unused_modules()
     from receiver.service import logs
     from receiver.service.bootstrap import run
     from receiver.service.sighup import SighupHandler
@@ -25,6 +27,19 @@ def run_service(config: Path | None, log_level: str | None) -> int:
     finally:
         if not log_writer.flush():  # the reader of the log does not read: an error's text would block too
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+def leave_out_unused_modules() -> None:
+    """Keep libraries from loading what the service never uses. That saves a tenth of the start, and 3 MiB.
+
+    structlog would load greenlet if it is installed, uvicorn its command line, and pydantic all that finds plugins.
+    """
+    sys.modules.setdefault("greenlet", None)  # type: ignore[arg-type]  # how Python spells "cannot be imported"
+    command_line, plugins = ModuleType("uvicorn.main"), ModuleType("pydantic.plugin._loader")
+    vars(command_line).update(Server=None, main=None, run=None)
+    vars(plugins).update(get_plugins=tuple)
+    for unused in (command_line, plugins):
+        sys.modules.setdefault(unused.__name__, unused)
 
 
 def plain_options(argv: Sequence[str]) -> tuple[Path | None, str | None] | None:

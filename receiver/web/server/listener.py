@@ -14,8 +14,9 @@ from http import HTTPStatus
 from typing import Any, cast
 
 import structlog
-import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn import Config
+from uvicorn.server import Server
 
 from receiver.domain.errors import BindFailed
 from receiver.net.dialer import plain_host
@@ -108,8 +109,8 @@ class Listener:
             self._sockets = []
         log.info("listener.closed", listener=self._key, requests=registry.total_requests)
 
-    def _config(self, app: ASGIApp) -> uvicorn.Config:
-        return uvicorn.Config(
+    def _config(self, app: ASGIApp) -> Config:
+        return Config(
             app,
             http=HttptoolsConnection,
             ws="none",
@@ -174,11 +175,11 @@ class HeaderValidation:
         return None
 
 
-class _Server(uvicorn.Server):
+class _Server(Server):
     """uvicorn's server without signal handlers, and with deadlines for its connections."""
 
     def __init__(
-        self, config: uvicorn.Config, registry: ConnectionRegistry, *, stop: asyncio.Event, started: asyncio.Event
+        self, config: Config, registry: ConnectionRegistry, *, stop: asyncio.Event, started: asyncio.Event
     ) -> None:
         super().__init__(config)
         self.server_state = registry
