@@ -57,7 +57,7 @@ def test_every_setting_is_in_config_toml(tmp_path: Path) -> None:
     assert sorted(set(keys(Settings)) - {key for each in written for key in (each, each.rpartition(".")[0])}) == []
 
 
-def test_config_toml_says_the_defaults(tmp_path: Path) -> None:
+def test_config_toml_states_the_defaults(tmp_path: Path) -> None:
     empty = tmp_path / "config.toml"
     empty.touch()
 
@@ -72,7 +72,7 @@ def test_config_toml_says_the_defaults(tmp_path: Path) -> None:
     assert load(CONFIG, NAMED_IN_CONFIG).settings.store.path == ROOT / "var" / "receiver.db"
 
 
-def test_the_examples_in_config_toml_hold_and_say_the_defaults_of_routes(tmp_path: Path) -> None:
+def test_the_examples_in_config_toml_are_valid_and_state_the_defaults_of_routes(tmp_path: Path) -> None:
     bare = tmp_path / "config.toml"
     bare.write_text(
         '[[routes]]\nname = "a"\nwebhook = { url = "https://a.example.com/" }\n'

@@ -48,7 +48,7 @@ DOCSTRING_STARTS = re.compile(r"(Tells?|Gives?|Says?)\b")
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def test_no_retired_word_is_in_the_product() -> None:
+def test_the_product_contains_no_retired_word() -> None:
     found = [
         f"{name}:{number}: '{words}', use: {instead}"
         for name, number, words, instead in retired_words()
@@ -64,7 +64,7 @@ def test_every_exception_is_needed_and_has_a_reason() -> None:
     assert [exception for exception, reason in EXCEPTIONS.items() if exception not in used or not reason] == []
 
 
-def test_docstrings_say_what_is_returned_or_done() -> None:
+def test_docstrings_state_what_is_returned_or_done() -> None:
     found = [
         f"{relative_name(module)}:{getattr(node, 'lineno', 1)}: {docstring.splitlines()[0]}"
         for module in MODULES

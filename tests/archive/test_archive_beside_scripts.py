@@ -67,7 +67,7 @@ async def run_scripts(stop: asyncio.Event) -> int:
 
 @pytest.mark.soak("downloads beside scripts", minutes=15)
 @pytest.mark.timeout(60 + FILES // 10)
-def test_every_file_is_its_source_while_scripts_end(tmp_path: Path, record_counts: RecordCounts) -> None:
+def test_archived_files_equal_their_sources_while_scripts_end(tmp_path: Path, record_counts: RecordCounts) -> None:
     async def work() -> None:
         numbers, stop = iter(range(FILES)), asyncio.Event()
         async with a_file_server() as url, asyncio.TaskGroup() as group:

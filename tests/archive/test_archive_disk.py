@@ -36,7 +36,7 @@ async def test_a_full_disk_delays_downloads_until_there_is_space(system: Archive
         assert len(await system.wait_for_assets(event)) == 1
 
 
-async def test_a_disk_that_fills_meanwhile_ends_the_download_and_keeps_what_came(system: ArchiveSystem) -> None:
+async def test_a_disk_that_fills_up_stops_the_download_and_keeps_the_partial_file(system: ArchiveSystem) -> None:
     film = bytes(40 * 1024 * 1024)
 
     async def filling(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -69,7 +69,7 @@ async def test_an_alert_names_a_folder_that_cannot_be_created(system: ArchiveSys
     assert cdn.connections == 0
 
 
-async def test_a_useless_partial_file_does_not_take_the_space_of_its_file(system: ArchiveSystem) -> None:
+async def test_an_unusable_partial_file_is_not_counted_as_used_space(system: ArchiveSystem) -> None:
     room = MIN_FREE_BYTES + len(PNG)
 
     def free(folder: Path) -> int:
@@ -131,7 +131,7 @@ async def test_a_completely_full_disk_loses_nothing_and_resumes_with_space(
 
 
 @pytest.mark.usefixtures("small_disk")
-async def test_the_guard_sees_how_full_a_real_disk_is(system: ArchiveSystem) -> None:
+async def test_a_really_full_disk_is_detected(system: ArchiveSystem) -> None:
     async with a_cdn(a=A_PNG) as cdn:
         event = await system.succeed_task(f"{cdn.url}/a")
         system.start(free_bytes=free_bytes)

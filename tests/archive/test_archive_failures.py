@@ -39,7 +39,7 @@ async def test_an_interrupted_download_is_resumed(system: ArchiveSystem) -> None
     assert system.files() == [f"{event.task_id}/{event.id}/0.png"]
 
 
-async def test_a_file_that_is_another_one_by_now_is_taken_anew(system: ArchiveSystem) -> None:
+async def test_a_file_that_changed_at_its_url_is_downloaded_from_the_start(system: ArchiveSystem) -> None:
     async with a_cdn(a=truncated_response(PNG, after=1000, content_type="image/png", etag='"v1"')) as cdn:
         event = await system.succeed_task(f"{cdn.url}/a")
         system.start()
@@ -52,7 +52,7 @@ async def test_a_file_that_is_another_one_by_now_is_taken_anew(system: ArchiveSy
     assert system.files() == [f"{event.task_id}/{event.id}/0.jpg"]
 
 
-async def test_a_dead_url_is_given_up_soon_and_the_rest_is_delivered(system: ArchiveSystem) -> None:
+async def test_dead_urls_are_given_up_early_and_the_other_results_delivered(system: ArchiveSystem) -> None:
     async with a_cdn(a=A_PNG, gone=response(410), denied=response(403)) as cdn:
         event = await system.succeed_task(*(f"{cdn.url}/{name}" for name in ("gone", "a", "nowhere", "denied")))
         system.start()
@@ -74,7 +74,7 @@ async def test_a_dead_url_is_given_up_soon_and_the_rest_is_delivered(system: Arc
     assert await system.due_by_route(alert) == {"on-call": True}
 
 
-async def test_nothing_is_left_of_what_was_lost(system: ArchiveSystem) -> None:
+async def test_a_lost_result_leaves_no_file(system: ArchiveSystem) -> None:
     async with a_cdn(a=truncated_response(PNG, after=1000, content_type="image/png", etag='"v1"')) as cdn:
         event = await system.succeed_task(f"{cdn.url}/a")
         system.start()
@@ -85,7 +85,7 @@ async def test_nothing_is_left_of_what_was_lost(system: ArchiveSystem) -> None:
         await wait_until(lambda: list(system.folder.iterdir()) == [])
 
 
-async def test_a_404_of_the_first_moment_is_not_believed(system: ArchiveSystem) -> None:
+async def test_an_early_404_is_retried(system: ArchiveSystem) -> None:
     async with a_cdn() as cdn:
         event = await system.succeed_task(f"{cdn.url}/a")
         system.start()
@@ -123,7 +123,7 @@ async def test_a_server_that_is_down_delays_delivery_by_at_most_an_hour(system: 
     assert len(cdn.requests) < 60, "the waits grow"
 
 
-async def test_when_urls_have_lived_their_life_it_ends(system: ArchiveSystem) -> None:
+async def test_archiving_ends_when_the_urls_have_expired(system: ArchiveSystem) -> None:
     event = await system.succeed_task("http://127.0.0.1:1/a")
     system.clock.advance(GIVE_UP_AFTER)
     system.start()
@@ -132,7 +132,7 @@ async def test_when_urls_have_lived_their_life_it_ends(system: ArchiveSystem) ->
     assert [what for what, _ in await system.alerts()] == ["asset_lost"]
 
 
-async def test_even_without_the_archiver_delivery_starts_after_an_hour(system: ArchiveSystem) -> None:
+async def test_delivery_starts_after_an_hour_even_without_the_archiver(system: ArchiveSystem) -> None:
     event = await system.succeed_task("http://127.0.0.1:1/a")
 
     system.clock.advance(MAX_ARCHIVE_WAIT)
@@ -225,7 +225,7 @@ async def test_an_incomplete_response_is_never_archived(system: ArchiveSystem, w
     assert not any(name.endswith("/0.png") for name in system.files())
 
 
-async def test_a_trickle_does_not_hold_its_place(system: ArchiveSystem) -> None:
+async def test_a_download_below_the_minimum_rate_frees_its_slot(system: ArchiveSystem) -> None:
     async def dripping(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: image/png\r\ncontent-length: 100000\r\n\r\n")
         while True:
@@ -243,7 +243,7 @@ async def test_a_trickle_does_not_hold_its_place(system: ArchiveSystem) -> None:
     assert await system.archive_state(slow) is ArchiveState.PENDING
 
 
-async def test_downloads_at_once_are_limited_and_shared_between_tasks(system: ArchiveSystem) -> None:
+async def test_concurrent_downloads_are_limited_and_shared_between_tasks(system: ArchiveSystem) -> None:
     go = asyncio.Semaphore(0)
 
     async def waiting(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

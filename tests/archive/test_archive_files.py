@@ -67,7 +67,7 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 @pytest.mark.usefixtures("umask")
-async def test_results_are_readable_by_the_group_whatever_the_umask(system: ArchiveSystem) -> None:
+async def test_results_are_readable_by_the_group_under_any_umask(system: ArchiveSystem) -> None:
     async with a_cdn(a=A_PNG, b=truncated_response(PNG, after=1000, **TAG)) as cdn:
         await system.succeed_task(f"{cdn.url}/a", f"{cdn.url}/b")
         system.start()

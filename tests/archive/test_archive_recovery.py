@@ -93,7 +93,7 @@ async def test_a_complete_file_that_was_not_recorded_is_not_downloaded_again(sys
         '{"name": "0.png.part", "size": 9999, "content_type": "image/png", "validator": "x"}',
     ],
 )
-async def test_notes_that_cannot_be_are_not_believed(system: ArchiveSystem, notes: str) -> None:
+async def test_an_invalid_record_of_a_partial_file_is_ignored(system: ArchiveSystem, notes: str) -> None:
     async with a_cdn(a=A_PNG) as cdn:
         event = await system.succeed_task(f"{cdn.url}/a")
         folder = system.folder / str(event.task_id) / event.id
@@ -126,7 +126,7 @@ class FailingStore:
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable("The disk is full."), RuntimeError("a fault of ours")])
-async def test_a_fault_of_the_store_or_of_ours_costs_a_wait_and_no_download(
+async def test_a_store_error_or_a_bug_delays_archiving_and_repeats_no_download(
     system: ArchiveSystem, error: Exception
 ) -> None:
     async with a_cdn(a=A_PNG, b=A_PNG) as cdn:
@@ -172,7 +172,7 @@ async def deliver_due(system: ArchiveSystem) -> Event:
     return claimed.event
 
 
-async def test_where_results_are_left_where_they_are_routes_wait_no_more(system: ArchiveSystem) -> None:
+async def test_with_the_archive_off_deliveries_no_longer_wait_for_files(system: ArchiveSystem) -> None:
     event = await system.succeed_task("https://cdn.example.com/0.png")
 
     await abandon(system.store.archive, clock=system.clock)

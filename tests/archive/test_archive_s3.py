@@ -49,7 +49,9 @@ async def system(tmp_path: Path, storage: S3Storage) -> AsyncIterator[ArchiveSys
         yield system
 
 
-async def test_a_result_is_at_both_places_and_the_event_tells_both(system: ArchiveSystem, s3: S3Server) -> None:
+async def test_a_result_is_in_the_folder_and_the_bucket_and_the_event_names_both(
+    system: ArchiveSystem, s3: S3Server
+) -> None:
     async with a_cdn(a=A_PNG, b=response(200, JPG, content_type="image/jpeg")) as cdn:
         event = await system.succeed_task(f"{cdn.url}/a", f"{cdn.url}/b")
         system.start()
@@ -63,7 +65,7 @@ async def test_a_result_is_at_both_places_and_the_event_tells_both(system: Archi
     assert (await system.store.stats())["assets"] == 2
 
 
-async def test_alone_in_the_storage_nothing_stays_here(system: ArchiveSystem, storage: S3Storage, s3: S3Server) -> None:
+async def test_with_a_bucket_alone_no_local_file_stays(system: ArchiveSystem, storage: S3Storage, s3: S3Server) -> None:
     system.copy_target = CopyTarget(storage=storage, remove_local=True)
     async with a_cdn(a=A_PNG) as cdn:
         event = await system.succeed_task(f"{cdn.url}/a")
@@ -106,7 +108,7 @@ async def test_while_the_object_store_is_down_delivery_waits_then_has_the_file(
     assert alerts[0][1]["results"][0]["path"] == asset["path"]
 
 
-async def test_a_storage_that_hangs_keeps_nothing_from_coming_here(system: ArchiveSystem) -> None:
+async def test_a_hanging_object_store_does_not_delay_local_files(system: ArchiveSystem) -> None:
     class Hanging:
         async def put(self, file: Path, name: str, asset: Asset) -> str:
             await asyncio.Event().wait()
@@ -191,7 +193,7 @@ async def test_wrong_keys_are_reported_and_right_keys_resume(
     assert len(s3.objects()) == 1
 
 
-async def test_a_copy_whose_news_was_lost_is_made_again_and_is_one(
+async def test_a_copy_that_was_not_recorded_is_repeated_under_the_same_key(
     system: ArchiveSystem, storage: S3Storage, s3: S3Server
 ) -> None:
     async with a_cdn(a=A_PNG) as cdn:

@@ -99,7 +99,7 @@ async def test_a_result_without_a_working_url_is_lost(system: ArchiveSystem, fre
     assert [what for what, _ in await system.alerts()] == ["asset_lost"]
 
 
-async def test_while_kling_cannot_say_nothing_is_given_up(system: ArchiveSystem) -> None:
+async def test_no_result_is_given_up_while_kling_cannot_be_polled(system: ArchiveSystem) -> None:
     async with a_cdn(gone=response(403), a=A_PNG) as cdn:
         event = await system.succeed_task(f"{cdn.url}/gone")
         system.url_refresher = FakeUrlRefresher(f"{cdn.url}/a", is_unreachable=True)

@@ -59,7 +59,7 @@ async def test_a_result_listed_twice_is_one_file(system: ArchiveSystem) -> None:
         assert len(cdn.requests) == 1
 
 
-async def test_a_success_without_files_waits_for_nothing(system: ArchiveSystem) -> None:
+async def test_a_success_without_files_is_delivered_at_once(system: ArchiveSystem) -> None:
     event = await system.succeed_task()
     assert await system.archive_state(event) is None
     assert await system.due_by_route(event) == {"publish": True}
@@ -68,7 +68,7 @@ async def test_a_success_without_files_waits_for_nothing(system: ArchiveSystem) 
     assert await system.due_by_route(event) == {"publish": True}
 
 
-async def test_a_clients_own_url_waits_for_nothing(system: ArchiveSystem) -> None:
+async def test_a_clients_callback_url_does_not_wait_for_the_archive(system: ArchiveSystem) -> None:
     event = await system.succeed_task("https://cdn.example.com/0.png", reply_to="https://client.example.com/cb")
 
     assert await system.due_by_route(event) == {"publish": False, "reply:client.example.com": True}
@@ -116,7 +116,7 @@ async def test_file_names_never_use_untrusted_input(system: ArchiveSystem) -> No
         ("../../etc/passwd", b"root:x", "0.bin", "application/octet-stream"),
     ],
 )
-async def test_an_ending_is_one_of_a_few_by_type_or_by_how_the_file_begins(
+async def test_a_file_extension_follows_from_the_type_or_the_first_bytes(
     system: ArchiveSystem, content_type: str, body: bytes, name: str, announced: str
 ) -> None:
     async with http_peer(response(200, body, content_type=content_type)) as cdn:

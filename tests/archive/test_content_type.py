@@ -68,7 +68,7 @@ def test_a_document_of_many_comments_is_recognized_quickly(ending: bytes, docume
     assert time.thread_time() - begun < 0.5
 
 
-def test_a_drawing_in_xml_is_no_error_document() -> None:
+def test_an_svg_image_is_not_an_error_document() -> None:
     assert document_in(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml") is None
 
 
@@ -84,10 +84,10 @@ def test_a_drawing_in_xml_is_no_error_document() -> None:
         (b"a file", "application/octet-stream"),
     ],
 )
-def test_a_file_of_unknown_type_is_known_by_its_first_bytes(head: bytes, content_type: str) -> None:
+def test_a_file_of_unknown_type_is_recognized_by_its_first_bytes(head: bytes, content_type: str) -> None:
     assert sniff(head) == content_type
 
 
-def test_other_names_of_a_known_type_mean_the_same() -> None:
+def test_content_types_are_normalized() -> None:
     assert normalize("image/jpg") == "image/jpeg"
     assert normalize("video/x-none") == "application/octet-stream"

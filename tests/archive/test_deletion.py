@@ -110,7 +110,7 @@ async def test_a_task_of_an_unfinished_batch_is_not_deleted(
         assert "batches close spring" in refused.value.remedy
 
 
-async def test_a_closed_batch_that_has_not_finished_only_needs_a_wait(store: Opened) -> None:
+async def test_deleting_a_task_of_a_closed_unfinished_batch_suggests_to_wait(store: Opened) -> None:
     async with store as opened:
         await opened.tasks.add(a_task(state=TaskState.SUCCEED, due_at=None, batch="spring"), b"{}")
         await opened.tasks.add(a_task(id="tsk_2", kling_id="k2", batch="spring"), b"{}")
@@ -150,7 +150,7 @@ async def test_results_are_removed_only_on_request(store: Opened, tmp_path: Path
         assert await opened.deletions.removals() == {}
 
 
-async def test_without_an_object_store_it_says_what_is_left(store: Opened, tmp_path: Path) -> None:
+async def test_without_an_object_store_a_deletion_lists_the_remaining_objects(store: Opened, tmp_path: Path) -> None:
     async with store as opened:
         file = await add_archived_task(opened, tmp_path / "results")
         deleter = TaskDeleter(opened.deletions, objects=None, previews=Previews(), clock=FakeClock())

@@ -126,7 +126,9 @@ async def test_the_largest_permitted_picture_gets_a_thumbnail(previews: Previews
 
 
 @pytest.mark.parametrize("type_", ["video/mp4", "audio/mpeg", "image/svg+xml", "application/octet-stream"])
-async def test_other_files_get_none_and_no_process(previews: Previews, archive: Archive, type_: str) -> None:
+async def test_other_files_get_no_thumbnail_and_start_no_process(
+    previews: Previews, archive: Archive, type_: str
+) -> None:
     result = archive(a_picture(), type_)
     previews.request(result)
 
@@ -149,7 +151,7 @@ WORKERS = {
 
 
 @pytest.mark.parametrize("name", WORKERS)
-async def test_a_worker_that_misbehaves_is_ended_and_changes_nothing(
+async def test_a_compromised_thumbnail_process_is_ended_and_changes_nothing(
     previews: Previews, archive: Archive, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
     # The decoder is replaced after the worker has limited itself, as a decoder that was taken over would be.
@@ -234,7 +236,7 @@ async def test_thumbnails_of_archived_pictures_do_not_delay_the_event(
         await wait_until(lambda: len(kept(previews)) == 1)
 
 
-async def test_a_thumbnail_in_the_making_is_not_kept_after_its_task_was_deleted(
+async def test_a_thumbnail_that_finishes_after_its_task_was_deleted_is_not_kept(
     previews: Previews, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     has_begun, may_end, run_worker = asyncio.Event(), asyncio.Event(), previews_module._run_worker

@@ -68,7 +68,7 @@ async def test_a_file_of_any_size_is_copied_whole(s3: S3Server, tmp_path: Path, 
     assert ("initiate multipart upload" in s3.log()) == (size > PART_SIZE)
 
 
-async def test_a_copy_made_twice_is_one(s3: S3Server, tmp_path: Path) -> None:
+async def test_copying_a_file_twice_leaves_one_object(s3: S3Server, tmp_path: Path) -> None:
     file, asset = a_file(tmp_path, 1000)
     async with a_storage(s3.url, url=f"s3://{BUCKET}") as storage:
         assert await storage.put(file, NAME, asset) == await storage.put(file, NAME, asset) == f"s3://{BUCKET}/{NAME}"
@@ -169,7 +169,7 @@ async def test_a_server_that_reads_nothing_ends_the_upload_in_time(
 
 
 @pytest.mark.parametrize("endpoint", ["http://169.254.169.254", "http://[fe80::1]", "http://localtest.example:80"])
-async def test_the_guard_sees_every_address_that_is_dialled(tmp_path: Path, endpoint: str) -> None:
+async def test_the_ssrf_guard_checks_every_dialled_address(tmp_path: Path, endpoint: str) -> None:
     file, asset = a_file(tmp_path, 1000)
     async with a_storage(endpoint) as storage:
         with pytest.raises(FileNotStored) as refused:
@@ -178,7 +178,7 @@ async def test_the_guard_sees_every_address_that_is_dialled(tmp_path: Path, endp
     assert any(word in str(refused.value) for word in ("is never dialled", "cannot be reached"))
 
 
-async def test_the_guard_checks_the_host_name(s3: S3Server, tmp_path: Path) -> None:
+async def test_the_ssrf_guard_checks_the_host_name(s3: S3Server, tmp_path: Path) -> None:
     seen: list[tuple[str, Any]] = []
 
     class Watching(OperatorGuard):
@@ -192,7 +192,7 @@ async def test_the_guard_checks_the_host_name(s3: S3Server, tmp_path: Path) -> N
     assert ("localhost", ip_address("127.0.0.1")) in seen
 
 
-async def test_nothing_of_the_environment_speaks_with_us(
+async def test_aws_and_proxy_variables_of_the_environment_are_ignored(
     s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {
@@ -216,7 +216,7 @@ async def test_nothing_of_the_environment_speaks_with_us(
     assert len(s3.objects()) == 1
 
 
-async def test_a_copy_that_is_broken_off_leaves_no_parts(s3: S3Server, tmp_path: Path) -> None:
+async def test_an_interrupted_copy_leaves_no_parts(s3: S3Server, tmp_path: Path) -> None:
     file, asset = a_file(tmp_path, 3 * PART_SIZE)
     async with a_storage(s3.url) as storage:
         copying = asyncio.create_task(storage.put(file, NAME, asset))
@@ -229,7 +229,7 @@ async def test_a_copy_that_is_broken_off_leaves_no_parts(s3: S3Server, tmp_path:
     assert "abort multipart upload" in s3.log()
 
 
-async def test_the_parts_that_a_killed_copy_left_are_forgotten_by_the_next_one(
+async def test_the_next_copy_removes_the_parts_of_a_killed_one(
     s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, asset = a_file(tmp_path, 3 * PART_SIZE)
@@ -250,9 +250,7 @@ async def test_the_parts_that_a_killed_copy_left_are_forgotten_by_the_next_one(
     assert list(s3.objects()) == [f"kling/{NAME}"]
 
 
-async def test_a_store_that_lists_no_uploads_is_copied_to_all_the_same(
-    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_copy_needs_no_list_of_uploads(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, asset = a_file(tmp_path, 2 * PART_SIZE)
     async with a_storage(s3.url) as storage:
 

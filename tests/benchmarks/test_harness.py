@@ -159,17 +159,17 @@ def test_rates_are_compared_by_medians() -> None:
     assert (found.ours, found.baseline, found.value, found.met) == (80, 100, 0.8, True)
 
 
-def test_times_may_exceed_the_baseline_up_to_the_goal() -> None:
+def test_times_may_exceed_the_baseline_by_the_goals_factor() -> None:
     assert compare_times("a", [11.9], [10], goal=1.2, detail="").met
     assert not compare_times("a", [12.1], [10], goal=1.2, detail="").met
 
 
-def test_a_cost_meets_its_goal_up_to_the_goal() -> None:
+def test_a_cost_equal_to_its_goal_meets_it() -> None:
     assert single_value("a", 10, "ms", goal=10).met
     assert not single_value("a", 10.1, "ms", goal=10).met
 
 
-def test_a_percentile_is_one_of_the_times() -> None:
+def test_a_percentile_is_one_of_the_measured_times() -> None:
     assert [percentile([3, 1, 2, 4], percent) for percent in (0, 50, 99)] == [1, 3, 4]
 
 
@@ -186,7 +186,7 @@ def _column(folder: Path, query: str) -> list[Any]:
         return [value for (value,) in connection.execute(query)]
 
 
-def test_the_proxy_returns_what_the_least_kling_answers(tmp_path: Path) -> None:
+def test_the_proxy_returns_the_answers_of_the_minimal_kling(tmp_path: Path) -> None:
     with (
         server_process("kling", folder=tmp_path) as kling,
         server_process("proxy", str(kling.port), folder=tmp_path) as proxy,

@@ -25,7 +25,7 @@ from receiver.kling.pass_through import NO_PASS_THROUGH, PassThrough
 DAY = timedelta(days=1)
 
 
-JUMPS = pytest.mark.parametrize("jump", [DAY, -DAY], ids=["on", "back"])
+JUMPS = pytest.mark.parametrize("jump", [DAY, -DAY], ids=["forward", "back"])
 
 
 class SlowKling(FakeKling):

@@ -111,19 +111,25 @@ async def lost_or_damaged(path: Path, said: list[str]) -> list[str]:
 
 
 @pytest.mark.soak("killed at each write while it accepts callbacks", minutes=3)
-async def test_killed_while_accepting(base: Path, memory_folder: Path, record_counts: RecordCounts) -> None:
+async def test_a_kill_at_any_write_of_a_callback_loses_nothing_acknowledged(
+    base: Path, memory_folder: Path, record_counts: RecordCounts
+) -> None:
     await kill_at_each_write(
         memory_folder, record_counts, "accept", str(STORED_BEFORE), "12", base=base, check=lost_or_damaged
     )
 
 
 @pytest.mark.soak("killed at each write while it delivers", minutes=3)
-async def test_killed_while_delivering(base: Path, memory_folder: Path, record_counts: RecordCounts) -> None:
+async def test_a_kill_at_any_write_of_a_delivery_loses_nothing_acknowledged(
+    base: Path, memory_folder: Path, record_counts: RecordCounts
+) -> None:
     await kill_at_each_write(memory_folder, record_counts, "deliver", base=base, check=lost_or_damaged)
 
 
 @pytest.mark.soak("killed at each write while it makes a new store", minutes=3)
-async def test_killed_while_creating_a_store(memory_folder: Path, record_counts: RecordCounts) -> None:
+async def test_a_kill_at_any_write_of_a_new_store_leaves_it_complete_or_absent(
+    memory_folder: Path, record_counts: RecordCounts
+) -> None:
     async def check(path: Path, said: list[str]) -> list[str]:
         made = tables(path)
         faults = [f"made by halves: {made}"] if made and "actions" not in made else []
@@ -136,7 +142,9 @@ async def test_killed_while_creating_a_store(memory_folder: Path, record_counts:
 
 
 @pytest.mark.soak("killed at each write while it migrates", minutes=3)
-async def test_killed_while_migrating(base: Path, memory_folder: Path, record_counts: RecordCounts) -> None:
+async def test_a_kill_at_any_write_of_a_migration_leaves_it_complete_or_unapplied(
+    base: Path, memory_folder: Path, record_counts: RecordCounts
+) -> None:
     async def check(path: Path, said: list[str]) -> list[str]:
         if not said and "next_one" not in tables(path):
             return await lost_or_damaged(path, [])
@@ -151,7 +159,9 @@ async def test_killed_while_migrating(base: Path, memory_folder: Path, record_co
 
 
 @pytest.mark.soak("killed at each write while it makes a backup", minutes=3)
-async def test_killed_while_backing_up(base: Path, memory_folder: Path, record_counts: RecordCounts) -> None:
+async def test_a_kill_at_any_write_of_a_backup_leaves_it_complete_or_absent(
+    base: Path, memory_folder: Path, record_counts: RecordCounts
+) -> None:
     async def check(path: Path, said: list[str]) -> list[str]:
         copy = path.with_name("copy.db")
         faults = await lost_or_damaged(path, [])

@@ -9,7 +9,7 @@ from harness.load import LoadGenerator
 from harness.running_service import Receiver, a_config
 
 
-async def test_a_load_whose_clients_have_failed_says_so_at_once(tmp_path: Path) -> None:
+async def test_a_failed_client_of_the_load_is_reported_at_once(tmp_path: Path) -> None:
     receiver = Receiver(tmp_path, a_config("http://127.0.0.1:9"))
     (tmp_path / "var").mkdir()
     (tmp_path / "var" / "admin-token").write_text("a-token")

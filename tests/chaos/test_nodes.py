@@ -51,7 +51,7 @@ async def test_killed_nodes_lose_nothing_and_are_replaced(
 
 @pytest.mark.soak("PostgreSQL restarted and sessions ended under three nodes", minutes=6)
 @pytest.mark.timeout(180 + 60 * FAULTS)
-async def test_faults_of_the_database_lose_nothing_and_move_nothing(
+async def test_faults_of_the_database_lose_nothing_and_move_no_duty(
     tmp_path: Path, record_counts: RecordCounts
 ) -> None:
     with shared_server(tmp_path) as server:

@@ -103,7 +103,7 @@ async def test_killed_nodes_that_archive_and_report_are_replaced(
 
 @pytest.mark.soak("a node stopped for a minute while it delivers", minutes=2)
 @pytest.mark.timeout(180 + STOP_SECONDS)
-async def test_the_late_verdict_of_a_node_that_stood_still_matches_no_row(
+async def test_the_late_verdict_of_a_stalled_node_is_not_stored(
     tmp_path: Path, postgres_url: str, record_counts: RecordCounts
 ) -> None:
     first_may_end = asyncio.Event()

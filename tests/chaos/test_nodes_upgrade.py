@@ -23,9 +23,7 @@ CREATE INDEX next_index ON deliveries (next_feature);
 """What a release may change: it adds columns, tables and indexes. Older nodes neither write nor need them."""
 
 
-async def test_older_nodes_work_on_while_a_newer_one_migrates_and_do_not_start_again(
-    tmp_path: Path, postgres_url: str
-) -> None:
+async def test_older_nodes_keep_running_after_a_migration_but_cannot_restart(tmp_path: Path, postgres_url: str) -> None:
     async with under_load(tmp_path, postgres_url) as chaos:
         connection = await asyncpg.connect(postgres_url)
         applied = await upgrade(connection, [*known_migrations(), NEXT_RELEASE])

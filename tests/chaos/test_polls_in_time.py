@@ -110,14 +110,14 @@ def assert_aim_is_met(kling: TimedKling, figures: PollFigures, title: str) -> No
     assert max(Counter(int(at) for at in kling.queries).values()) <= MAX_POLLS_PER_SECOND
 
 
-@pytest.mark.parametrize("says_times", [True, False], ids=["kling says when", "a gateway without times"])
-def test_without_callbacks_ends_are_seen_in_time_with_few_polls(memory_folder: Path, says_times: bool) -> None:
+@pytest.mark.parametrize("says_times", [True, False], ids=["kling with times", "a gateway without times"])
+def test_without_callbacks_ends_are_detected_in_time_with_few_polls(memory_folder: Path, says_times: bool) -> None:
     kling = simulate(memory_folder, lambda host, _: submit_all(host), says_times=says_times)
 
     assert_aim_is_met(kling, PollFigures(list(kling.tasks.values())), "no callbacks")
 
 
-def test_a_restart_does_not_forget_when_tasks_end(memory_folder: Path) -> None:
+def test_expected_ends_of_tasks_survive_a_restart(memory_folder: Path) -> None:
     async def scenario(host: SimulatedHost, kling: TimedKling) -> None:
         await submit_all(host, each=10)
         await host.stop()
@@ -134,7 +134,7 @@ def test_a_restart_does_not_forget_when_tasks_end(memory_folder: Path) -> None:
     assert figures.in_time >= 0.85  # 21 tasks
 
 
-def test_missing_callbacks_make_polls_quick_and_arriving_ones_sparse(memory_folder: Path) -> None:
+def test_polls_are_frequent_while_callbacks_are_missing_and_rare_once_they_arrive(memory_folder: Path) -> None:
     figures: dict[str, PollFigures] = {}
 
     async def scenario(host: SimulatedHost, kling: TimedKling) -> None:

@@ -110,7 +110,7 @@ async def test_a_start_at_the_limit_refuses_requests_and_resumes_by_itself(tmp_p
     assert (ready.status, code) == (503, 0)
 
 
-async def test_a_backup_over_the_limit_is_no_broken_store(tmp_path: Path) -> None:
+async def test_a_backup_over_the_file_size_limit_does_not_break_the_store(tmp_path: Path) -> None:
     store = await SqliteStore.open(tmp_path / "receiver.db")
     await store.tasks.add(a_task(), b"")
     await store.aclose()

@@ -141,9 +141,7 @@ def test_a_replay_prints_its_plan_then_its_progress(
     assert "selection\troute=publish status=dead" in out.splitlines()
 
 
-def test_a_replay_of_nothing_does_nothing(
-    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_empty_replay_starts_nothing(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     service.answer("/api/replays", PREVIEW | {"total": 0, "by": []})
 
     code = main(["replay", "--status", "dead", "--json", "--config", str(config)])

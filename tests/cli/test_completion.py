@@ -84,7 +84,7 @@ def test_a_broken_configuration_proposes_nothing_and_prints_nothing(tmp_path: Pa
     assert proposals("routes hold", config) == proposals("tasks show", config) == {}
 
 
-def test_a_service_that_hangs_does_not_hold_the_shell(tmp_path: Path, silent_port: int) -> None:
+def test_completion_does_not_wait_for_a_hanging_service(tmp_path: Path, silent_port: int) -> None:
     began = perf_counter()
 
     assert proposals("tasks show", write_config(tmp_path, silent_port)) == {}
@@ -118,7 +118,7 @@ def test_bash_completes_a_line(config: Path, tmp_path: Path, words: Sequence[str
     assert [each.strip() for each in ended.stdout.splitlines()] == expected
 
 
-def test_the_table_of_proposals_is_that_of_the_commands() -> None:
+def test_the_completion_table_matches_the_commands() -> None:
     table = Path(receiver.cli.__file__).with_name("completion.json")
 
     assert table.read_text() == completion_table(), "run `make fmt`"
@@ -141,7 +141,9 @@ def test_the_table_of_proposals_is_that_of_the_commands() -> None:
         ("", None, None),
     ],
 )
-def test_a_place_in_a_plain_line_needs_no_parser(line: str, kind: str | None, given: dict[str, str] | None) -> None:
+def test_the_value_to_complete_is_found_without_the_parser(
+    line: str, kind: str | None, given: dict[str, str] | None
+) -> None:
     place = find_place([*line.split(), ""], json.loads(completion_table()))
 
     assert (kind, given) == (None, None) if place is None else (place[0], place[1].given) == (kind, given)

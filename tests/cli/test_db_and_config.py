@@ -78,13 +78,13 @@ def test_stats_can_be_json(config: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert json.loads(capsys.readouterr().out)["bytes.file"] > 0
 
 
-def test_a_missing_store_is_one_sentence(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_store_is_reported_in_one_sentence(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["db", "stats", "--config", str(config)]) == 1
     assert capsys.readouterr().err == f"kling-receiver: There is no store at {config.parent / 'receiver.db'}.\n"
 
 
 @pytest.mark.parametrize("command", [["check"], ["backup", "COPY"], ["stats"]], ids=lambda command: command[0])
-def test_a_file_that_is_not_a_store_is_one_sentence(
+def test_a_file_that_is_not_a_store_is_reported_in_one_sentence(
     config: Path, command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (config.parent / "receiver.db").touch()

@@ -35,7 +35,7 @@ def test_a_store_on_a_server_is_migrated_checked_and_measured(config: Path, caps
     assert PASSWORD not in "".join(results.values())
 
 
-def test_a_setting_that_loses_data_is_a_fault(
+def test_a_server_setting_that_loses_data_is_a_fault(
     config: Path, postgres: PostgresServer, postgres_database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asyncio.run(postgres.execute(f"ALTER DATABASE {postgres_database} SET synchronous_commit = off"))
@@ -54,7 +54,7 @@ def test_a_backup_is_left_to_the_tools_of_the_server(
     assert tool in capsys.readouterr().err
 
 
-def test_a_password_that_is_not_set_here_is_named(
+def test_a_missing_password_variable_is_named(
     config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PASSWORD_OF_TESTS")

@@ -58,7 +58,7 @@ def refusal(code: int) -> bytes:
     return json.dumps({"code": code, "message": "no", "request_id": "r"}).encode()
 
 
-async def test_before_the_first_start_nothing_has_failed(tmp_path: Path) -> None:
+async def test_before_the_first_start_no_check_fails(tmp_path: Path) -> None:
     report = await examine_kling(tmp_path, LISTED)
 
     assert report.failed == set()
@@ -116,7 +116,7 @@ def test_a_secret_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert finding["details"]["key"] == "gateway.secret"
 
 
-def test_a_full_disk_is_failed_and_a_low_one_a_warning(
+def test_a_full_disk_fails_and_a_nearly_full_one_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = write_config(tmp_path)
@@ -133,7 +133,7 @@ def test_a_full_disk_is_failed_and_a_low_one_a_warning(
     assert found[100]["status"] == "warning"
 
 
-def test_a_damaged_store_is_failed(tmp_path: Path) -> None:
+def test_a_damaged_store_fails_the_check(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     assert main(["db", "migrate", "--config", str(config)]) == 0
     sound = run_doctor(config).says("store.integrity")
@@ -149,7 +149,7 @@ def test_a_damaged_store_is_failed(tmp_path: Path) -> None:
     assert "restore a backup" in remedy
 
 
-def test_a_log_without_its_store_and_a_foreign_store_are_failed(tmp_path: Path) -> None:
+def test_a_log_without_its_store_and_a_foreign_store_fail_the_check(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     (tmp_path / "receiver.db-wal").write_bytes(b"acknowledged data")
     orphan = run_doctor(config).says("store.size")
@@ -163,7 +163,7 @@ def test_a_log_without_its_store_and_a_foreign_store_are_failed(tmp_path: Path) 
     assert (foreign[0], "another program" in foreign[1]) == ("failed", True)
 
 
-def test_a_store_that_broke_is_failed_until_it_is_checked(tmp_path: Path) -> None:
+def test_a_store_marked_as_damaged_fails_until_it_is_checked(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     assert main(["db", "migrate", "--config", str(config)]) == 0
     suspect_marker(tmp_path / "receiver.db").touch()
@@ -179,7 +179,7 @@ def test_a_store_that_broke_is_failed_until_it_is_checked(tmp_path: Path) -> Non
     [(timedelta(seconds=20), "ok"), (timedelta(minutes=2), "warning"), (timedelta(hours=1), "failed")],
     ids=str,
 )
-async def test_a_clock_that_is_behind_klings_is_named(tmp_path: Path, behind: timedelta, status: str) -> None:
+async def test_a_clock_behind_klings_is_reported(tmp_path: Path, behind: timedelta, status: str) -> None:
     report = await examine_kling(tmp_path, LISTED, ahead=behind)
 
     found, message, remedy = report.says("clock")
@@ -190,7 +190,7 @@ async def test_a_clock_that_is_behind_klings_is_named(tmp_path: Path, behind: ti
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1002])
-async def test_a_refused_key_is_failed_with_the_codes_meaning(tmp_path: Path, code: int) -> None:
+async def test_a_refused_key_fails_with_the_meaning_of_the_error_code(tmp_path: Path, code: int) -> None:
     report = await examine_kling(tmp_path, refusal(code), 401)
 
     status, message, remedy = report.says("kling.key")
@@ -203,7 +203,9 @@ async def test_a_refused_key_is_failed_with_the_codes_meaning(tmp_path: Path, co
 
 
 @pytest.mark.parametrize(("code", "expected"), [(1003, "ahead"), (1004, "behind")])
-async def test_a_token_that_the_clock_spoils_names_the_clock(tmp_path: Path, code: int, expected: str) -> None:
+async def test_a_token_refused_because_of_a_wrong_clock_names_the_clock(
+    tmp_path: Path, code: int, expected: str
+) -> None:
     status, message, remedy = (await examine_kling(tmp_path, refusal(code), 401)).says("kling.key")
 
     assert status == "failed"
@@ -264,7 +266,7 @@ def test_a_script_that_cannot_start_says_why(
     assert "kling-receiver routes test publish" in advice
 
 
-def test_a_missing_script_is_failed_and_a_good_one_is_not_run(tmp_path: Path) -> None:
+def test_a_missing_script_fails_and_a_good_one_is_not_run(tmp_path: Path) -> None:
     missing = '[[routes]]\nname = "gone"\nscript = { command = ["/no/such"] }\n'
     good = a_script(tmp_path, "#!/bin/sh").replace("exit 0", "touch ran")
 
@@ -312,7 +314,7 @@ async def test_a_bad_certificate_of_the_public_url_is_named(tmp_path: Path, serv
     assert report.says("public.probe")[0] == "warning"
 
 
-def test_a_name_of_the_public_url_that_does_not_resolve_is_failed(tmp_path: Path) -> None:
+def test_a_public_url_whose_host_does_not_resolve_fails(tmp_path: Path) -> None:
     report = run_doctor(write_config(tmp_path, public="https://no-such-name.invalid"))
 
     status, message, remedy = report.says("public.address")
@@ -321,7 +323,7 @@ def test_a_name_of_the_public_url_that_does_not_resolve_is_failed(tmp_path: Path
     assert report.says("public.certificate")[0] == "warning"
 
 
-def test_few_open_files_are_named_with_the_connections_left(tmp_path: Path) -> None:
+def test_a_low_limit_of_open_files_is_reported_with_the_connections_it_permits(tmp_path: Path) -> None:
     config = write_config(tmp_path)
 
     low, lower = (run_doctor(config, files=limit).says("limits.files") for limit in (512, 128))
@@ -331,7 +333,7 @@ def test_few_open_files_are_named_with_the_connections_left(tmp_path: Path) -> N
     assert "LimitNOFILE=65536" in low[2]
 
 
-def test_a_service_that_does_not_answer_is_not_taken_for_a_stopped_one(tmp_path: Path) -> None:
+def test_a_service_that_does_not_answer_is_not_reported_as_stopped(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     (tmp_path / "admin-token").write_text("the-admin-token\n")
     port = int(config.read_text().split("[admin]")[1].split(":")[1].split('"')[0])
@@ -388,7 +390,7 @@ def test_alerts_without_a_route_are_a_warning(tmp_path: Path) -> None:
     assert received.says("alerts") == ("ok", "Alerts go to: on-call.", "")
 
 
-def test_a_heartbeat_that_cannot_be_reached_is_failed_without_its_url(tmp_path: Path) -> None:
+def test_an_unreachable_heartbeat_fails_without_showing_its_url(tmp_path: Path) -> None:
     report = run_doctor(write_config(tmp_path, '[alerts]\nheartbeat = "http://127.0.0.1:9/heartbeat-canary"\n'))
 
     status, message, remedy = report.says("alerts.heartbeat")

@@ -13,7 +13,7 @@ from receiver.service.unit_files import SERVICE, SHIPPED, shipped
 from receiver.store.sqlite.examination import has_wal_reset_bug
 
 
-def test_the_row_of_sqlite_is_about_this_version_and_says_what_must_not_be_done(tmp_path: Path) -> None:
+def test_the_sqlite_check_reports_this_version_and_forbids_other_writers(tmp_path: Path) -> None:
     config = write_config(tmp_path, free_port())
 
     finding = run_doctor(config).one("store.sqlite")
@@ -38,7 +38,7 @@ def test_too_few_processes_for_the_scripts_are_a_warning(tmp_path: Path) -> None
     assert "LimitNPROC=" in remedy
 
 
-def test_a_unit_that_was_written_for_another_path_is_current(tmp_path: Path) -> None:
+def test_a_unit_with_another_program_path_counts_as_current(tmp_path: Path) -> None:
     installed = tmp_path / SERVICE
     installed.write_text(
         shipped(SERVICE).replace("/opt/kling-receiver/.venv/bin/kling-receiver", "/usr/bin/kling-receiver")

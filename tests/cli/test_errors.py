@@ -326,7 +326,9 @@ def test_a_closed_pipe_during_help_is_not_an_error() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 500])  # written at the end, and on the way
-def test_output_that_cannot_be_written_is_one_sentence(service: FakeService, config: Path, count: int) -> None:
+def test_output_that_cannot_be_written_is_reported_in_one_sentence(
+    service: FakeService, config: Path, count: int
+) -> None:
     service.answer("/api/tasks", {"items": [make_task(label="x" * 400)] * count, "next": None})
 
     with Path("/dev/full").open("w") as full:

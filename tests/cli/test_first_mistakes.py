@@ -75,14 +75,16 @@ def test_a_rejected_task_has_nothing_to_wait_for(
     assert "tasks wait" not in error_of(config, capsys, "submit", "images/generations", "--set", "prompt=a cat")
 
 
-def test_a_remedy_is_printed_once(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_remedy_that_the_message_contains_is_not_repeated(
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     detail = "There is no route 'ap'. List the routes with `kling-receiver routes list`."
     service.answer("/api/routes/ap/hold", {"code": "not_found", "detail": detail}, status=404)
 
     assert error_of(config, capsys, "routes", "hold", "ap") == f"kling-receiver: {detail}\n"
 
 
-def test_a_found_value_does_not_become_an_option(
+def test_a_quoted_value_is_not_rewritten_as_an_option(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     detail = "'by' must be tag:NAME or one of: day; found 'tag'."
@@ -93,7 +95,7 @@ def test_a_found_value_does_not_become_an_option(
     assert err == "kling-receiver: --by must be tag:NAME or one of: day; found 'tag'.\n"
 
 
-def test_an_answer_of_another_program_is_recognized(
+def test_an_answer_of_another_program_is_reported_as_such(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.answer("/api/tasks", {}, status=404)
@@ -101,7 +103,7 @@ def test_an_answer_of_another_program_is_recognized(
     assert "The answer with status 404 is not from Kling Receiver." in error_of(config, capsys, "tasks", "list")
 
 
-def test_a_second_terminal_needs_no_secret_of_a_route(
+def test_submit_and_config_check_need_no_secret_of_a_route(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     route = '[[routes]]\nname = "app"\nwebhook = { url = "http://127.0.0.1:9/", secret = "env:UNSET_HOOK_SECRET" }\n'

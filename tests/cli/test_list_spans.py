@@ -31,7 +31,7 @@ def test_a_list_is_limited_to_a_span(service: FakeService, config: Path, list_: 
 
 
 @pytest.mark.parametrize("command", ["replay", "tasks cost", "costs check"])
-def test_every_other_span_has_both_names_too(command: str) -> None:
+def test_every_span_option_has_both_names(command: str) -> None:
     options = json.loads(completion_table())[command]["options"]
 
     assert {"--from", "--since", "--to", "--until"} <= set(options)

@@ -45,7 +45,7 @@ def test_a_command_still_reports_a_wrong_admin_address_with_its_line(tmp_path: P
     assert "config.toml:2: admin.listen: " in listed.stderr
 
 
-def test_an_admin_token_that_is_not_available_here_is_an_error(tmp_path: Path) -> None:
+def test_an_admin_token_that_this_shell_cannot_read_is_an_error(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text('[admin]\ntoken = "env:OUR_ADMIN_TOKEN"\n')
 
@@ -101,7 +101,7 @@ def test_url_and_token_may_come_from_the_environment(tmp_path: Path, tasks: Fake
     assert "No service answers at http://127.0.0.1:1." in other.stderr
 
 
-def test_a_named_configuration_counts_more_than_the_environment(tmp_path: Path, tasks: FakeService) -> None:
+def test_a_configuration_option_outweighs_url_and_token_of_the_environment(tmp_path: Path, tasks: FakeService) -> None:
     env = {"KLING_RECEIVER_URL": "http://127.0.0.1:1", "KLING_RECEIVER_TOKEN": "another"}
 
     assert run_cli("tasks", "list", "--config", write_config(tmp_path, tasks.port), env=env).returncode == 0
@@ -121,7 +121,7 @@ def test_a_wrong_url_or_token_reference_is_a_usage_error(tmp_path: Path, options
     assert reason in refused.stderr
 
 
-def test_our_own_file_name_comes_first(tmp_path: Path, tasks: FakeService) -> None:
+def test_kling_receiver_toml_is_preferred_to_config_toml(tmp_path: Path, tasks: FakeService) -> None:
     write_config(tmp_path, tasks.port).rename(tmp_path / "kling-receiver.toml")
     (tmp_path / "config.toml").write_text('baseURL = "https://blog.example"\n')
 
@@ -130,7 +130,7 @@ def test_our_own_file_name_comes_first(tmp_path: Path, tasks: FakeService) -> No
     assert (listed.returncode, listed.stderr) == (0, "")
 
 
-def test_a_config_file_of_another_program_is_skipped_with_a_word(tmp_path: Path, tasks: FakeService) -> None:
+def test_a_config_file_of_another_program_is_skipped_with_a_warning(tmp_path: Path, tasks: FakeService) -> None:
     home = tmp_path / "home" / "kling-receiver"
     home.mkdir(parents=True)
     write_config(home, tasks.port)
@@ -145,7 +145,7 @@ def test_a_config_file_of_another_program_is_skipped_with_a_word(tmp_path: Path,
         assert "config.toml in this folder is skipped: it has no table of kling-receiver" in errors
 
 
-def test_a_config_file_of_ours_with_a_mistake_is_not_skipped(tmp_path: Path) -> None:
+def test_a_config_file_of_the_receiver_with_an_error_is_not_skipped(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text('[kling]\nkey = "x"\n')
 
     assert "config.toml:2: kling.key: unknown key" in run_cli("config", "check", cwd=tmp_path).stderr

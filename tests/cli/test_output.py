@@ -156,7 +156,7 @@ def test_a_delivery_shows_each_attempt(service: FakeService, config: Path, capsy
     )
 
 
-def test_an_event_shows_as_destinations_receive_it(
+def test_events_show_prints_the_json_that_destinations_receive(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.answer("/api/events/evt_one", make_event())
@@ -237,7 +237,7 @@ LISTS = {
 
 @pytest.mark.parametrize("width", [60, 80])
 @pytest.mark.parametrize("what", LISTS)
-def test_a_table_fits_the_terminal_and_keeps_what_matters(
+def test_a_table_fits_the_terminal_and_keeps_its_important_columns(
     service: FakeService, config: Path, what: str, width: int
 ) -> None:
     service.answer(f"/api/{what}", {"items": [LISTS[what]], "next": None})
@@ -259,7 +259,7 @@ def test_a_table_fits_the_terminal_and_keeps_what_matters(
 
 
 @pytest.mark.parametrize("width", range(41, 120))
-def test_a_narrow_terminal_drops_the_tails_of_ids_before_columns_that_matter(width: int) -> None:
+def test_a_narrow_terminal_shortens_ids_before_it_drops_important_columns(width: int) -> None:
     tasks = [LISTS["tasks"], make_task(id=TASK, state="processing", label="spring", tags={"project": "ads"})]
     out = io.StringIO()
 

@@ -46,7 +46,7 @@ def test_a_wrong_configuration_lists_its_faults(tmp_path: Path) -> None:
     assert [(fault["line"], fault["key"]) for fault in problem["faults"]] == [(2, "admin.listen"), (4, "store.url")]
 
 
-def test_json_behind_two_hyphens_belongs_to_another_program() -> None:
+def test_json_after_two_hyphens_is_an_argument_of_the_program() -> None:
     ended = run_cli("listen", "--", "no-such-program", "--json")
 
     assert ended.stderr.startswith("kling-receiver: no-such-program is not an executable program.")

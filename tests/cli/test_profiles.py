@@ -37,7 +37,7 @@ def tasks(service: FakeService) -> FakeService:
 
 @pytest.mark.parametrize("token", [TOKEN, "env:OFFICE_TOKEN", "file:token.txt"])
 @pytest.mark.parametrize("by_variable", [False, True])
-def test_a_profile_leads_to_its_service(home: Path, tasks: FakeService, token: str, *, by_variable: bool) -> None:
+def test_a_profile_selects_its_service(home: Path, tasks: FakeService, token: str, *, by_variable: bool) -> None:
     write_profiles(home, f'[home]\nurl = "{NOWHERE}"\n[office]\nurl = "{tasks.url}/"\ntoken = "{token}"\n')
     (home / "kling-receiver" / "token.txt").write_text(f"{TOKEN}\n")
     env = {"XDG_CONFIG_HOME": str(home), "OFFICE_TOKEN": TOKEN}
@@ -62,7 +62,7 @@ def test_a_profile_leads_to_its_service(home: Path, tasks: FakeService, token: s
         ([], {"KLING_RECEIVER_PROFILE": "no-token", "KLING_RECEIVER_TOKEN": TOKEN}),
     ],
 )
-def test_the_more_explicit_choice_counts(
+def test_the_most_explicit_choice_of_a_service_counts(
     home: Path, tasks: FakeService, options: list[str], more: dict[str, str]
 ) -> None:
     write_profiles(
@@ -102,7 +102,9 @@ def test_the_more_explicit_choice_counts(
         ("this is [not TOML", 78, "profiles.toml:1: is not TOML"),
     ],
 )
-def test_a_profile_that_does_not_hold_is_an_error_with_its_place(home: Path, text: str, code: int, reason: str) -> None:
+def test_an_invalid_or_unknown_profile_is_an_error_with_its_place(
+    home: Path, text: str, code: int, reason: str
+) -> None:
     write_profiles(home, text)
 
     refused = run_cli("tasks", "list", "--profile", "offce", cwd=home, env={"XDG_CONFIG_HOME": str(home)})
@@ -118,7 +120,7 @@ def test_a_profile_and_a_configuration_contradict_each_other(home: Path) -> None
     assert "--profile and --config name two services." in refused.stderr
 
 
-def test_the_list_shows_where_tokens_are_and_no_token(home: Path) -> None:
+def test_the_list_of_profiles_shows_token_sources_but_no_token(home: Path) -> None:
     path = write_profiles(
         home,
         '[office]\nurl = "https://a.example"\ntoken = "a-token-of-the-office"\n'
@@ -151,7 +153,7 @@ def test_a_submit_uses_the_dialect_of_its_profile(home: Path, service: FakeServi
     assert service.requests[-1][2]["body"]["subject_image_list"] == ["https://example.com/a.png"]
 
 
-def test_a_program_uses_profiles_too(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_client_uses_profiles(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_profiles(home, f'[office]\nurl = "{NOWHERE}"\ntoken = "t"\n[bare]\nurl = "{NOWHERE}"\n')
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home))
 

@@ -124,7 +124,7 @@ def test_a_client_reads_its_settings_as_the_service_does(tmp_path: Path, environ
         ),
     ],
 )
-def test_a_fault_in_a_clients_settings_names_its_place(
+def test_an_error_in_a_clients_settings_names_its_place(
     tmp_path: Path, text: str, environ: dict[str, str], faults: list[str]
 ) -> None:
     config = tmp_path / "config.toml"

@@ -36,7 +36,7 @@ def test_json_is_equal_in_every_encoding(service: FakeService, config: Path, enc
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-"])
-def test_closed_streams_are_no_error(service: FakeService, config: Path, closed: str) -> None:
+def test_closed_streams_are_not_an_error(service: FakeService, config: Path, closed: str) -> None:
     service.answer("/api/tasks", {"items": [make_task()], "next": None})
     command = ["/bin/sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "receiver", "tasks", "list"]
 

@@ -117,7 +117,7 @@ def test_the_name_of_the_batch_is_checked_before_the_first_job(
 @pytest.mark.parametrize(
     ("status", "code"), [(400, "invalid_request"), (409, "conflict"), (403, "forbidden"), (429, "busy")]
 )
-def test_the_same_command_is_suggested_only_if_its_error_may_pass(
+def test_repeating_the_command_is_suggested_only_after_a_temporary_error(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str], status: int, code: str
 ) -> None:
     service.answer("/api/tasks", {"code": code, "detail": "Refused."}, status=status)
@@ -129,7 +129,7 @@ def test_the_same_command_is_suggested_only_if_its_error_may_pass(
     assert ("Run the same command again" in errors) is (status == 429)
 
 
-def test_a_refused_new_run_keeps_its_key(
+def test_a_refused_submit_with_new_run_keeps_its_key(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.answer("/api/tasks", {"code": "conflict", "detail": "The batch is closed."}, status=409)

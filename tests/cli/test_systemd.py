@@ -92,13 +92,13 @@ def test_units_of_the_system_differ_only_by_the_program(program: Path) -> None:
     assert not same_unit(units[SERVICE].replace("TimeoutStopSec=60s", "TimeoutStopSec=5s"), units[SERVICE])
 
 
-def test_the_system_s_configuration_names_the_store_of_its_unit() -> None:
+def test_the_installed_configuration_uses_the_store_of_the_system_unit() -> None:
     text = unit_files.reference_config(for_user=False)
 
     assert '\nurl = "sqlite:/var/lib/kling-receiver/receiver.db"' in text
 
 
-def test_a_program_that_the_service_cannot_reach_is_refused(tmp_path: Path) -> None:
+def test_install_refuses_a_program_that_the_service_cannot_reach(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     private = tmp_path / "kling-receiver"
     private.write_text("#!/usr/bin/python3\n")
@@ -111,7 +111,7 @@ def test_a_program_that_the_service_cannot_reach_is_refused(tmp_path: Path) -> N
     assert f"ExecStart={private} serve" in user_units(private)[SERVICE]
 
 
-def test_a_program_of_an_interpreter_in_root_is_refused(tmp_path: Path) -> None:
+def test_install_refuses_an_interpreter_below_root(tmp_path: Path) -> None:
     script = tmp_path / "kling-receiver"
     script.write_text("#!/root/.pyenv/bin/python\n")
 

@@ -243,7 +243,7 @@ def test_submit_exits_with_1_if_kling_refuses(
     assert "was rejected: prompt is invalid." in captured.err
 
 
-def test_submit_and_wait_is_one_command(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_submit_can_wait_for_the_result(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     service.answer("/api/tasks", make_task(state="queued"), status=202)
     service.answer(f"/api/tasks/{TASK_ID}", AnswerSequence(make_task(), make_task(state="succeed", result=RESULT)))
 

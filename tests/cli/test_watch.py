@@ -55,7 +55,7 @@ def snapshots(service: FakeService) -> Iterator[Iterator[TaskSnapshot]]:
         yield seen
 
 
-def test_running_tasks_are_shown_however_many_newer_ones_wait(
+def test_running_tasks_are_shown_before_newer_queued_ones(
     service: FakeService, snapshots: Iterator[TaskSnapshot]
 ) -> None:
     Tasks(service, a="processing", b="succeed", c="queued", d="queued", e="queued")
@@ -79,7 +79,7 @@ def test_the_end_of_a_task_that_left_the_list_is_a_change(
     assert next(snapshots).changed == []
 
 
-def test_a_deleted_task_ends_nothing(service: FakeService, snapshots: Iterator[TaskSnapshot]) -> None:
+def test_a_deleted_task_is_not_shown_as_changed(service: FakeService, snapshots: Iterator[TaskSnapshot]) -> None:
     tasks = Tasks(service, a="processing", b="queued", c="queued", d="queued")
     next(snapshots)
 
@@ -106,7 +106,7 @@ def test_an_outage_is_shown_while_it_lasts(service: FakeService, snapshots: Iter
     assert after.summary == "1 running, 0 waiting, 0 done"
 
 
-def test_an_error_that_will_not_pass_ends_the_command(service: FakeService, snapshots: Iterator[TaskSnapshot]) -> None:
+def test_a_permanent_error_ends_the_command(service: FakeService, snapshots: Iterator[TaskSnapshot]) -> None:
     Tasks(service, a="processing")
     next(snapshots)
 

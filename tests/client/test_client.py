@@ -90,7 +90,7 @@ def a_client(web: WebApp) -> Client:
     return Client(f"http://{web.admin}", TOKEN)
 
 
-async def test_events_are_given_from_now_on(web: WebApp) -> None:
+async def test_a_stream_begins_with_the_next_event(web: WebApp) -> None:
     await add_events(web, 3)
     async with a_client(web) as client, aclosing(client.events()) as events:
         first = asyncio.create_task(anext(events))
@@ -126,7 +126,7 @@ async def test_no_event_is_lost_or_repeated_when_connections_break(web: WebApp, 
     assert proxy.connections > 5
 
 
-async def test_events_from_before_are_not_delivered_after_a_break(web: WebApp) -> None:
+async def test_a_reconnected_stream_returns_no_event_from_before_its_start(web: WebApp) -> None:
     await add_events(web, 70)
     async with a_breakable_proxy(web) as proxy, Client(proxy.url, TOKEN) as client, aclosing(client.events()) as events:
         first = asyncio.create_task(anext(events))
@@ -137,7 +137,7 @@ async def test_events_from_before_are_not_delivered_after_a_break(web: WebApp) -
         assert (await first).id == happened
 
 
-async def test_a_stream_that_has_gone_silent_is_begun_anew(web: WebApp, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_stream_is_reconnected(web: WebApp, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "_STREAM_IDLE_SECONDS", 0.3)
     async with a_breakable_proxy(web) as proxy, Client(proxy.url, TOKEN) as client, aclosing(client.events()) as events:
         first = asyncio.create_task(anext(events))
@@ -151,7 +151,7 @@ async def test_a_stream_that_has_gone_silent_is_begun_anew(web: WebApp, monkeypa
         assert (await first).id == happened
 
 
-async def test_only_what_is_wanted_is_given(web: WebApp) -> None:
+async def test_only_matching_events_are_returned(web: WebApp) -> None:
     async with a_client(web) as client, aclosing(client.events(types="alert.two", after=BEFORE_ALL)) as events:
         await add_events(web, 2, type_="alert.one")
         (wanted,) = await add_events(web, type_="alert.two")
@@ -161,7 +161,7 @@ async def test_only_what_is_wanted_is_given(web: WebApp) -> None:
     assert (event.id, event.type, event.data["kling"]["n"]) == (wanted, "alert.two", 1.0)
 
 
-async def test_a_service_that_stays_unreachable_raises_after_the_tolerance(web: WebApp) -> None:
+async def test_an_unreachable_service_raises_an_error_after_the_tolerance(web: WebApp) -> None:
     nowhere = Client(f"http://127.0.0.1:{free_port()}", TOKEN, outage_tolerance=timedelta(seconds=0.2))
     async with nowhere:
         with pytest.raises(ServiceUnreachable):
@@ -232,7 +232,7 @@ async def test_a_queued_task_is_cancelled_and_a_submitted_one_is_not(web: WebApp
             await client.cancel(sent.id)
 
 
-async def test_a_batch_is_closed_though_the_answer_to_that_was_lost() -> None:
+async def test_closing_a_batch_is_repeated_after_a_lost_answer() -> None:
     batch = json.dumps({"name": "b1", "state": "closed", "tasks": 1, "counts": {}}).encode()
     answers = iter([response(200, batch), None, response(200, batch)])
 
@@ -249,7 +249,7 @@ async def test_a_batch_is_closed_though_the_answer_to_that_was_lost() -> None:
 
 
 @pytest.mark.parametrize(("key", "posts"), [("k", 2), ("", 1), (None, 1)])
-async def test_a_job_is_handed_in_again_only_under_a_key(key: str | None, posts: int) -> None:
+async def test_a_submit_is_repeated_only_with_an_idempotency_key(key: str | None, posts: int) -> None:
     task = json.dumps({"id": "tsk_1", "state": "queued"}).encode()
     answers = iter([response(200, task), None, response(202, task)])
 
@@ -265,7 +265,7 @@ async def test_a_job_is_handed_in_again_only_under_a_key(key: str | None, posts:
     assert [request.line.split()[0] for request in peer.requests] == ["GET", *["POST"] * posts]
 
 
-async def test_waiting_ends_at_its_time_with_the_task_as_it_is(web: WebApp) -> None:
+async def test_wait_raises_at_its_timeout_with_the_unfinished_task(web: WebApp) -> None:
     async with a_client(web) as client:
         task = await client.submit("images/multi-image2image", JOB)
 
@@ -278,7 +278,7 @@ async def test_waiting_ends_at_its_time_with_the_task_as_it_is(web: WebApp) -> N
     assert "still" in str(caught.value)
 
 
-async def test_many_who_wait_share_one_stream(web: WebApp) -> None:
+async def test_concurrent_waits_share_one_stream(web: WebApp) -> None:
     async with a_client(web) as client:
         task = await client.submit("images/multi-image2image", JOB)
         url = json.loads(web.kling.bodies[-1])["callback_url"]
@@ -300,7 +300,7 @@ async def test_many_who_wait_share_one_stream(web: WebApp) -> None:
         await wait_until(lambda: subscriber_count(web) == 0)
 
 
-def test_the_package_alone_loads_no_client() -> None:
+def test_importing_the_package_loads_no_client() -> None:
     code = "import receiver, sys; print('httpx2' in sys.modules, 'receiver.client' in sys.modules); receiver.Client"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
@@ -314,7 +314,7 @@ def test_the_client_loads_no_settings_and_no_validation() -> None:
     assert ended.stdout == "set()\n"
 
 
-def test_there_is_nothing_else_in_the_package() -> None:
+def test_an_unknown_name_of_the_package_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Server'"):
         receiver.Server  # type: ignore[attr-defined]  # noqa: B018 -- that is the point
 

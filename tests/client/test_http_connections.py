@@ -60,7 +60,7 @@ async def test_the_end_of_the_connection_ends_a_body_without_a_length() -> None:
         never_respond,
     ],
 )
-async def test_an_answer_that_is_missing_broken_or_late_is_an_error(
+async def test_a_missing_broken_or_late_response_is_an_error(
     answer: Handler,
 ) -> None:
     async with http_peer(answer) as peer, connections(peer.url) as http:
@@ -68,13 +68,13 @@ async def test_an_answer_that_is_missing_broken_or_late_is_an_error(
             await get(http, seconds=0.2)
 
 
-async def test_a_server_that_is_not_there_received_nothing() -> None:
+async def test_a_refused_connection_is_reported_as_not_sent() -> None:
     async with connections(f"http://127.0.0.1:{free_port()}") as http:
         with pytest.raises(NotSent):
             await get(http)
 
 
-async def test_a_connection_is_used_again_unless_it_is_old_or_was_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_is_reused_unless_it_is_old_or_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     async with http_peer(response(200, b"x")) as peer, connections(peer.url) as http:
         await get(http)
         await get(http)
@@ -85,7 +85,7 @@ async def test_a_connection_is_used_again_unless_it_is_old_or_was_broken(monkeyp
         assert peer.connections == 2
 
 
-async def test_a_connection_that_the_server_closed_is_not_used_again() -> None:
+async def test_a_connection_that_the_server_closed_is_not_reused() -> None:
     answer = respond_with(response(200, b"x", connection="keep-alive"), then_close=True)
 
     async with http_peer(answer) as peer, connections(peer.url) as http:
@@ -123,7 +123,7 @@ def test_a_token_that_no_header_can_carry_is_an_error(token: str) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
-async def test_events_are_read_however_the_stream_is_cut(size: int) -> None:
+async def test_events_are_parsed_for_any_split_of_the_stream(size: int) -> None:
     text = 'retry: 2000\n: hi\n\nid: e1\r\nevent: a\r\ndata: {"n":\r\ndata: 1}\r\n\r\nid: e2\ndata: "ü"\n\ndata: cut'
     sent = text.encode()
 

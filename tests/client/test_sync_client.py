@@ -15,7 +15,7 @@ BEFORE_ALL = "evt_" + "0" * 25
 JOB = {"prompt": "a cat", "subject_image_list": [{"subject_image": "https://example.com/a.png"}]}
 
 
-async def test_a_plain_program_needs_no_loop_and_minds_none(web: WebApp) -> None:
+async def test_the_sync_client_works_with_and_without_a_running_loop(web: WebApp) -> None:
     happened = await add_events(web, 3)
 
     def plain() -> list[str]:
@@ -34,7 +34,7 @@ async def test_a_plain_program_needs_no_loop_and_minds_none(web: WebApp) -> None
     await wait_until(lambda: subscriber_count(web) == 0)
 
 
-async def test_closing_a_client_ends_what_other_threads_ask_for(web: WebApp) -> None:
+async def test_closing_a_client_ends_calls_of_other_threads(web: WebApp) -> None:
     client = SyncClient(f"http://{web.admin}", TOKEN)
     ended: list[str] = []
 

@@ -158,7 +158,7 @@ async def test_costs_are_downloaded_as_csv(anna: Watched, web: WebApp) -> None:
     assert path.read_text().splitlines() == ["label,tasks,'=cmd,units", "'=cmd,1,1.5,2"]
 
 
-async def test_a_reader_can_do_nothing(web: WebApp) -> None:
+async def test_a_reader_may_not_act(web: WebApp) -> None:
     await fill(web)
     before = await audit(web)
     origin = {"origin": f"http://{web.admin}", "sec-fetch-site": "same-origin"}
@@ -190,7 +190,7 @@ async def test_a_reader_sees_no_button_that_acts(browser: Browser, web: WebApp) 
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
-async def test_a_form_in_a_page_of_another_site_does_nothing(browser: Browser, web: WebApp, host: str) -> None:
+async def test_a_form_of_another_site_changes_nothing(browser: Browser, web: WebApp, host: str) -> None:
     async with a_page(browser, f"http://{web.admin}") as visitor:
         await log_in(visitor)
         other = f"http://{host}:{web.public.port}/evil"  # another port is another origin, and the browser sends cookies

@@ -37,7 +37,7 @@ async def test_a_command_is_copied(browser: Browser, web: WebApp, script: str) -
     assert pasted.split() == command.split()
 
 
-async def test_a_filter_is_kept_by_a_bookmark_another_tab_and_the_way_back(browser: Browser, web: WebApp) -> None:
+async def test_a_filter_survives_a_bookmark_a_new_tab_and_the_back_button(browser: Browser, web: WebApp) -> None:
     await fill(web)
     async with a_page(browser, f"http://{web.admin}") as visitor:
         page = visitor.page

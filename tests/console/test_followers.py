@@ -20,7 +20,7 @@ async def follow(web: WebApp, stack: AsyncExitStack, cookie: str) -> bytes:
     return (await reader.readline()).split(b" ")[1]
 
 
-async def test_readers_cannot_keep_an_administrator_from_following(web: WebApp) -> None:
+async def test_readers_cannot_take_the_live_streams_of_an_administrator(web: WebApp) -> None:
     reader, administrator = await session(web, READ_TOKEN), await session(web)
     async with AsyncExitStack() as stack:
         readers = [await follow(web, stack, reader) for _ in range(MAX_FOLLOWERS + 2)]

@@ -27,7 +27,7 @@ def test_a_command_in_a_sentence_is_code_and_all_text_is_escaped(text: str, html
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_a_unit_that_cost_nothing_has_no_column(web: WebApp) -> None:
+async def test_a_unit_without_costs_has_no_column(web: WebApp) -> None:
     charges = {"1": {"units": "1.5", "quota": "0", "USD": "2"}, "2": {"units": "3", "USD": "-2"}}
     for name, cost in charges.items():
         task = a_task(id=f"tsk_{name}", kling_id=name, external_task_id=None, label=name, due_at=None)

@@ -66,7 +66,7 @@ async def test_a_program_that_fetches_a_file_without_a_token_gets_no_page(web: W
     assert (answer.status_code, answer.headers["content-type"]) == (401, "application/problem+json")
 
 
-async def test_a_session_opens_nothing_but_the_console(web: WebApp) -> None:
+async def test_a_session_is_valid_for_the_console_only(web: WebApp) -> None:
     cookie = await session(web)
 
     assert (await send(web, "GET", "/console", cookie=cookie)).status_code == 200
@@ -114,7 +114,7 @@ async def test_a_session_ends_twelve_hours_after_the_last_visit(web: WebApp) -> 
     assert (await send(web, "GET", "/console", cookie=cookie)).status_code == 303
 
 
-async def test_a_page_that_loads_itself_again_is_led_to_the_login(web: WebApp) -> None:
+async def test_a_refresh_without_a_session_redirects_to_the_login(web: WebApp) -> None:
     answer = await send(web, "GET", "/console/live", hx_request="true")
 
     assert answer.status_code == 401
@@ -138,7 +138,7 @@ async def test_a_login_replaces_a_planted_session(web: WebApp) -> None:
     assert (await send(web, "GET", "/console", cookie=planted)).status_code == 303
 
 
-async def test_a_link_works_once_and_for_a_minute(web: WebApp) -> None:
+async def test_a_login_link_is_valid_once_and_for_a_minute(web: WebApp) -> None:
     first, second = [(await web.client.post("/api/console/links")).json()["path"] for _ in range(2)]
 
     assert (await send(web, "HEAD", first)).status_code == 200
@@ -214,7 +214,7 @@ async def test_every_page_forbids_scripts_frames_and_caches(web: WebApp, path: s
         (LOGIN, "/console"),
     ],
 )
-async def test_a_login_leads_only_to_pages_of_ours(given: str, leads_to: str) -> None:
+async def test_a_login_redirects_only_to_console_pages(given: str, leads_to: str) -> None:
     assert local_path(given) == leads_to
 
 

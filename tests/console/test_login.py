@@ -8,7 +8,7 @@ from harness.web_app import READ_TOKEN, TOKEN, WebApp
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-async def test_a_page_without_a_session_leads_to_the_login_and_back(visitor: Watched) -> None:
+async def test_a_page_without_a_session_redirects_to_the_login_and_back(visitor: Watched) -> None:
     await visitor.open("/console/tasks?state=failed")
     await visitor.page.get_by_label("Admin token").fill(TOKEN)
     await visitor.page.keyboard.press("Enter")

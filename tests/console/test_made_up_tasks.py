@@ -19,7 +19,7 @@ async def page(web: WebApp, path: str) -> str:
     return answer.text
 
 
-async def test_made_up_tasks_are_marked_and_left_out_of_the_results(web: WebApp) -> None:
+async def test_test_tasks_are_marked_and_left_out_of_the_results(web: WebApp) -> None:
     answer = await web.client.post("/api/trigger", json={"state": "succeed", "tags": {"project": "ads"}})
     task = answer.json()["id"]
 
@@ -31,7 +31,7 @@ async def test_made_up_tasks_are_marked_and_left_out_of_the_results(web: WebApp)
     assert "expires at Kling" not in await page(web, f"{RESULTS}?tests=1")
 
 
-async def test_a_task_says_when_kling_made_it_by_its_number(web: WebApp) -> None:
+async def test_a_task_shows_the_creation_time_in_its_kling_id(web: WebApp) -> None:
     for number, (kling_id, origin) in enumerate(
         (("867283741759111202", Origin.API), ("made-up", Origin.API), ("867283741759111203", Origin.TEST))
     ):

@@ -3,7 +3,7 @@
 from receiver.web.console.pages.manual import html_of, manual
 
 
-def test_the_list_makes_no_page_into_html() -> None:
+def test_listing_the_manual_renders_no_page() -> None:
     html_of.cache_clear()
 
     pages = manual()

@@ -73,11 +73,11 @@ async def violations(page: Page) -> list[str]:
     return found
 
 
-async def test_every_page_of_the_menu_is_looked_at(shown: Shown) -> None:
+async def test_these_tests_visit_every_page_of_the_menu(shown: Shown) -> None:
     assert {item.path for item in NAVIGATION} <= {path.partition("?")[0] for path in shown.paths.values()}
 
 
-async def test_no_page_has_a_barrier_in_either_scheme_or_width(browser: Browser, shown: Shown) -> None:
+async def test_every_page_is_accessible_in_each_scheme_and_width(browser: Browser, shown: Shown) -> None:
     found: dict[str, list[str]] = {}
 
     async def look_at(pages: list[tuple[str, str]]) -> None:
@@ -109,7 +109,7 @@ async def test_every_page_works_without_scripts(browser: Browser, shown: Shown) 
             assert await visitor.page.locator("nav.menu a[aria-current=page]").inner_text() == item
 
 
-async def test_no_text_from_outside_becomes_part_of_a_page(browser: Browser, web: WebApp, tmp_path: Path) -> None:
+async def test_untrusted_text_is_escaped_on_every_page(browser: Browser, web: WebApp, tmp_path: Path) -> None:
     await add_results(web, tmp_path / "results", text=HOSTILE)
     paths = await fill(web, text=HOSTILE)
     async with a_page(browser, f"http://{web.admin}") as visitor:
@@ -135,7 +135,7 @@ async def test_no_secret_is_on_a_page(browser: Browser, shown: Shown) -> None:
                 assert secret not in html, (path, secret)
 
 
-async def test_the_keyboard_alone_reaches_everything_on_every_page(browser: Browser, shown: Shown) -> None:
+async def test_every_control_of_every_page_is_reachable_by_keyboard(browser: Browser, shown: Shown) -> None:
     async with a_page(browser, shown.origin) as visitor:
         await log_in(visitor)
         page, found = visitor.page, {}
@@ -150,7 +150,7 @@ async def test_the_keyboard_alone_reaches_everything_on_every_page(browser: Brow
     assert {name: each for name, each in found.items() if each} == {}
 
 
-async def test_the_keyboard_alone_opens_a_task_and_its_details(browser: Browser, shown: Shown) -> None:
+async def test_a_task_and_its_details_can_be_opened_by_keyboard(browser: Browser, shown: Shown) -> None:
     paths = shown.paths
     async with a_page(browser, shown.origin) as visitor:
         await log_in(visitor)

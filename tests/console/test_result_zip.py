@@ -96,7 +96,7 @@ async def test_a_missing_result_is_only_in_the_manifest(web: WebApp, tmp_path: P
 
 
 @pytest.mark.parametrize("query", ["?batch=none", "?id=tsk_none", "?day=2026-13-01", "?day=x", "?tag=x", "?other=1"])
-async def test_a_choice_without_results_is_refused(web: WebApp, tmp_path: Path, query: str) -> None:
+async def test_a_zip_of_no_results_is_refused(web: WebApp, tmp_path: Path, query: str) -> None:
     await a_task_with(web, tmp_path, a_file(1))
 
     answer = await web.client.get(ZIP + query)
@@ -113,7 +113,7 @@ async def test_a_reader_may_download(web: WebApp, tmp_path: Path) -> None:
     assert answer.status_code == 200
 
 
-async def test_a_client_that_leaves_frees_its_place(web: WebApp, tmp_path: Path) -> None:
+async def test_a_client_that_disconnects_frees_its_download_slot(web: WebApp, tmp_path: Path) -> None:
     await a_task_with(web, tmp_path, a_file(1, 20_000_000))
     head = f"GET {ZIP} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {TOKEN}\r\n\r\n".encode()
     writers = []

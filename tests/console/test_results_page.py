@@ -56,9 +56,7 @@ async def shown_labels(visitor: Watched) -> list[str]:
     return await visitor.page.locator(".gallery-title a").all_inner_texts()
 
 
-async def test_pictures_and_videos_are_shown_and_loaded_from_here(
-    browser: Browser, web: WebApp, tmp_path: Path
-) -> None:
+async def test_pictures_and_videos_are_loaded_from_this_service(browser: Browser, web: WebApp, tmp_path: Path) -> None:
     await finish(web, tmp_path, a_picture("a"), a_picture("b"), label="two pictures")
     await finish(web, tmp_path, a_video(), label="a film")
     await finish(web, tmp_path, None, label="at Kling")
@@ -95,7 +93,7 @@ async def test_the_filter_and_the_pages_work_without_scripts(browser: Browser, w
         assert (await download.value).suggested_filename == "results-selected.zip"
 
 
-async def test_a_hostile_file_runs_nothing(browser: Browser, web: WebApp, tmp_path: Path) -> None:
+async def test_a_hostile_file_runs_no_script(browser: Browser, web: WebApp, tmp_path: Path) -> None:
     files: list[File] = [(SCRIPT, "image/png"), (SVG, "image/png"), (GIF, "image/gif"), (SCRIPT, "video/mp4")]
     task = await finish(web, tmp_path, *files, label="hostile")
     async with a_page(browser, f"http://{web.admin}") as visitor:
@@ -124,7 +122,7 @@ async def test_a_hostile_file_runs_nothing(browser: Browser, web: WebApp, tmp_pa
 
 
 @pytest.mark.parametrize("type_", ["image/svg+xml", "text/html", "application/octet-stream"])
-async def test_other_files_are_only_downloads(browser: Browser, web: WebApp, tmp_path: Path, type_: str) -> None:
+async def test_other_files_can_only_be_downloaded(browser: Browser, web: WebApp, tmp_path: Path, type_: str) -> None:
     await finish(web, tmp_path, (SVG if "svg" in type_ else SCRIPT, type_), label="a document")
     async with a_page(browser, f"http://{web.admin}") as visitor:
         await log_in(visitor)
@@ -146,7 +144,9 @@ async def test_the_full_picture_and_the_video_open_under_their_policy(
         visitor.complaints.clear()  # the browser's own page for a picture has a style that the policy refuses
 
 
-async def test_the_results_have_no_barrier_and_no_hostile_text(browser: Browser, web: WebApp, tmp_path: Path) -> None:
+async def test_the_results_page_is_accessible_and_escapes_untrusted_text(
+    browser: Browser, web: WebApp, tmp_path: Path
+) -> None:
     files = (a_picture("a"), a_video(), None)
     task = await finish(web, tmp_path, *files, label=HOSTILE[:200], batch="x", project=HOSTILE[:64])
     await finish(web, tmp_path, (b"broken", "image/png"), (b"sound", "audio/mpeg"), label="others")

@@ -28,7 +28,7 @@ def credentials(token: str = "one", read_token: str = "read", **named: str) -> C
     return Credentials(token=Secret(token), read_token=Secret(read_token), named_tokens=tokens)
 
 
-async def test_the_same_tokens_find_a_session_again(store: SqliteStore) -> None:
+async def test_a_session_stays_valid_while_the_tokens_are_the_same(store: SqliteStore) -> None:
     secret = await Sessions(store.sessions, credentials(anna="two"), FakeClock()).start(ANNA)
 
     found = await Sessions(store.sessions, credentials(anna="two"), FakeClock()).find(secret)

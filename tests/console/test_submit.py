@@ -93,7 +93,7 @@ async def test_the_form_submits_pictures_as_the_command_does(web: WebApp) -> Non
     assert body["style_image"] == "https://a.example/s.png"
 
 
-async def test_a_form_that_is_sent_twice_makes_one_task(web: WebApp) -> None:
+async def test_a_form_submitted_twice_creates_one_task(web: WebApp) -> None:
     [key] = re.findall(r'name="key" value="([^"]+)"', await open_form(web))
     fields = {"key": key, "prompt": "a cat"}
 
@@ -103,7 +103,7 @@ async def test_a_form_that_is_sent_twice_makes_one_task(web: WebApp) -> None:
     assert len(await tasks(web)) == 1
 
 
-async def test_every_opened_form_is_another_job(web: WebApp) -> None:
+async def test_every_opened_form_has_its_own_idempotency_key(web: WebApp) -> None:
     keys = [re.findall(r'name="key" value="([^"]+)"', await open_form(web))[0] for _ in range(2)]
 
     assert len(set(keys)) == 2
@@ -137,7 +137,7 @@ async def test_a_key_with_another_job_is_refused_with_a_new_form(web: WebApp) ->
         ({"tags": "project"}, [("a.png", a_png())], "tags", "key:value"),
     ],
 )
-async def test_a_fault_is_shown_at_its_field(
+async def test_an_error_is_shown_at_its_field(
     web: WebApp, fields: dict[str, str], files: list[tuple[str, bytes]], name: str, text: str
 ) -> None:
     answer = await send(web, {"key": "k1", "prompt": "<script>alert(1)</script>", **fields}, *files)
@@ -149,7 +149,7 @@ async def test_a_fault_is_shown_at_its_field(
     assert await tasks(web) == []
 
 
-async def test_a_fault_of_the_whole_job_is_shown_above_the_form(web: WebApp) -> None:
+async def test_an_error_of_the_whole_job_is_shown_above_the_form(web: WebApp) -> None:
     fields = {"key": "k1", "more": '{"callback_url": 5}', "label": "my label"}
 
     answer = await send(web, fields, ("a.png", a_png()))

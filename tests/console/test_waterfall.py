@@ -39,7 +39,7 @@ def test_a_long_idle_time_takes_less_than_a_third_of_the_width() -> None:
     assert axis.share(at(86_400)) - axis.share(at(10)) == pytest.approx(0.45 / 1.45)
 
 
-def test_a_time_outside_the_axis_is_at_its_end() -> None:
+def test_a_time_outside_the_axis_is_clamped_to_its_ends() -> None:
     axis = make_axis([a_bar(0, 10)])
 
     assert (axis.share(at(-5)), axis.share(at(99))) == (0, 1)
@@ -64,7 +64,7 @@ def test_the_steps_of_a_running_task_are_shown_in_order() -> None:
     assert (bars[-1].is_open, bars[-1].end) == (True, at(60))
 
 
-def test_a_confirmation_lasts_from_the_callback_to_the_poll_that_decided() -> None:
+def test_a_confirmation_lasts_from_the_callback_to_the_deciding_poll() -> None:
     callback = received(10, "succeed", PushOutcome.APPLIED)
     poll = received(12, "succeed", PushOutcome.DUPLICATE, Source.POLL)
     bars = {bar.title: bar for bar in tell_story(an_explanation(callback, poll), now=at(60)).bars}

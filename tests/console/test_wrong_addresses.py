@@ -24,7 +24,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("page", "query", "fault"), WRONG)
-async def test_a_wrong_value_is_named_with_a_way_to_the_page_without_it(
+async def test_an_invalid_query_value_is_named_with_a_link_to_the_page_without_it(
     web: WebApp, page: str, query: str, fault: str
 ) -> None:
     answer = await send(web, "GET", f"/console/{page}?{query}", cookie=await session(web))

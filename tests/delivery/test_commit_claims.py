@@ -39,7 +39,7 @@ async def stored(system: DeliverySystem) -> Sequence[Delivery]:
     return [view.delivery for view in await system.deliveries()]
 
 
-async def test_a_delivery_with_a_free_slot_needs_no_other_claim_and_no_query(system: DeliverySystem) -> None:
+async def test_a_delivery_with_a_free_slot_is_claimed_by_its_commit_without_a_query(system: DeliverySystem) -> None:
     there = system.add_route(concurrency=3)
     there.gate.clear()
     calls: list[str] = []
@@ -58,7 +58,7 @@ async def test_a_delivery_with_a_free_slot_needs_no_other_claim_and_no_query(sys
     assert calls == []
 
 
-async def test_no_slot_is_used_twice_and_nothing_overtakes_what_waits(system: DeliverySystem) -> None:
+async def test_no_slot_is_used_twice_and_no_delivery_overtakes_a_waiting_one(system: DeliverySystem) -> None:
     there = system.add_route(concurrency=3)
     there.gate.clear()
     await system.start()
@@ -78,7 +78,7 @@ async def test_no_slot_is_used_twice_and_nothing_overtakes_what_waits(system: De
     assert await system.statuses() == ["delivered"] * 8
 
 
-async def test_a_backlog_of_one_route_keeps_no_other_route_waiting(system: DeliverySystem) -> None:
+async def test_a_backlog_of_one_route_delays_no_other_route(system: DeliverySystem) -> None:
     there, _ = system.add_route(), system.add_route("held")
     await system.start()
     await system.route_states.hold("held", why="a test", actor="a test")
@@ -91,7 +91,7 @@ async def test_a_backlog_of_one_route_keeps_no_other_route_waiting(system: Deliv
     assert await system.statuses("held") == ["pending"] * 3
 
 
-async def test_a_held_route_claims_nothing_at_the_commit(system: DeliverySystem) -> None:
+async def test_a_delivery_of_a_held_route_is_not_claimed_at_the_commit(system: DeliverySystem) -> None:
     there = system.add_route()
     await system.start()
     await system.route_states.hold("publish", why="a test", actor="a test")
@@ -104,7 +104,7 @@ async def test_a_held_route_claims_nothing_at_the_commit(system: DeliverySystem)
     assert await system.statuses() == ["delivered"] * 2
 
 
-async def test_a_rate_limit_counts_what_is_claimed_at_the_commit(system: DeliverySystem) -> None:
+async def test_a_rate_limit_counts_deliveries_claimed_at_the_commit(system: DeliverySystem) -> None:
     there = system.add_route(concurrency=8, rate=RateLimiter(count=2, per=timedelta(seconds=10)))
     await system.start()
 
@@ -137,7 +137,7 @@ async def test_a_failure_is_retried_as_usual(system: DeliverySystem) -> None:
     assert await system.statuses() == ["delivered"]
 
 
-async def test_a_death_counts_what_was_claimed_at_the_commit(system: DeliverySystem) -> None:
+async def test_a_crash_counts_against_deliveries_claimed_at_the_commit(system: DeliverySystem) -> None:
     there = system.add_route()
     there.gate.clear()
     await system.start()
@@ -151,7 +151,7 @@ async def test_a_death_counts_what_was_claimed_at_the_commit(system: DeliverySys
     assert await system.statuses() == ["delivered"]
 
 
-async def test_while_a_suspect_waits_nothing_is_claimed_at_the_commit(system: DeliverySystem) -> None:
+async def test_no_delivery_is_claimed_at_the_commit_while_a_suspect_waits(system: DeliverySystem) -> None:
     there = system.add_route(concurrency=4)
     there.gate.clear()
     await system.start()
@@ -169,7 +169,7 @@ async def test_while_a_suspect_waits_nothing_is_claimed_at_the_commit(system: De
     assert await system.statuses() == ["delivered"] * 3
 
 
-async def test_without_the_duty_nothing_is_claimed_at_the_commit(system: DeliverySystem) -> None:
+async def test_no_delivery_is_claimed_at_the_commit_without_the_duty(system: DeliverySystem) -> None:
     there = system.add_route()
     system.tenure = Tenure(lambda: 0.0)
     await system.start()
@@ -180,7 +180,7 @@ async def test_without_the_duty_nothing_is_claimed_at_the_commit(system: Deliver
     assert there.attempts == []
 
 
-async def test_a_change_that_is_not_stored_gives_its_slot_back(system: DeliverySystem) -> None:
+async def test_a_change_that_is_not_stored_frees_its_slot(system: DeliverySystem) -> None:
     there = system.add_route()
     await system.start()
     await system.store.tasks.add(a_task(), b"{}")
@@ -194,7 +194,7 @@ async def test_a_change_that_is_not_stored_gives_its_slot_back(system: DeliveryS
     assert len(there.attempts) == 1
 
 
-async def test_a_caller_that_gives_up_keeps_no_delivery_waiting(system: DeliverySystem) -> None:
+async def test_a_cancelled_caller_leaves_no_delivery_waiting(system: DeliverySystem) -> None:
     there = system.add_route()
     await system.start()
     for turns in range(6):
@@ -223,7 +223,7 @@ async def test_damage_that_is_found_right_after_the_commit_acknowledges_nothing(
         await adding
 
 
-async def test_an_alert_is_left_to_the_dispatcher(system: DeliverySystem) -> None:
+async def test_an_alert_is_not_claimed_at_the_commit(system: DeliverySystem) -> None:
     system.add_route("alerts")
     await system.start()
     await system.store.tasks.add(a_task(), b"{}")
@@ -236,7 +236,7 @@ async def test_an_alert_is_left_to_the_dispatcher(system: DeliverySystem) -> Non
     assert [each.claim for each in change.deliveries] == [None]
 
 
-async def test_a_stop_finishes_what_a_transaction_claims_meanwhile(system: DeliverySystem) -> None:
+async def test_a_stop_finishes_deliveries_claimed_by_a_transaction_in_flight(system: DeliverySystem) -> None:
     there = system.add_route()
     await system.start()
     await system.store.tasks.add(a_task(), b"{}")

@@ -29,7 +29,7 @@ async def blocked_route(system: DeliverySystem, name: str = "publish", *, events
     return there, ids
 
 
-async def test_deliveries_in_flight_together_outlive_any_number_of_crashes(system: DeliverySystem) -> None:
+async def test_deliveries_in_flight_together_survive_any_number_of_crashes(system: DeliverySystem) -> None:
     there, events = await blocked_route(system, events=8)
 
     await crash_and_start(system, times=2 * MAX_UNFINISHED_CLAIMS)
@@ -41,7 +41,7 @@ async def test_deliveries_in_flight_together_outlive_any_number_of_crashes(syste
     assert await system.alerts() == []
 
 
-async def test_suspects_are_tried_one_at_a_time_and_nothing_beside_them(system: DeliverySystem) -> None:
+async def test_suspects_are_attempted_alone_one_at_a_time(system: DeliverySystem) -> None:
     there, _ = await blocked_route(system, events=3)
     other, _ = await blocked_route(system, "other", events=2)
     await crash_and_start(system, times=SUSPECT_AFTER - 1)
@@ -58,7 +58,7 @@ async def test_suspects_are_tried_one_at_a_time_and_nothing_beside_them(system: 
     assert sorted(suspects) == [SUSPECT_AFTER] + [SUSPECT_AFTER + 1] * 4
 
 
-async def test_a_suspect_that_ends_the_process_is_set_aside_with_an_alert(system: DeliverySystem) -> None:
+async def test_a_suspect_that_crashes_the_process_dies_with_an_alert(system: DeliverySystem) -> None:
     mail = system.add_route("alerts")
     there, (culprit, *others) = await blocked_route(system, events=4)
     await crash_and_start(system, times=SUSPECT_AFTER - 1)
@@ -81,7 +81,7 @@ async def test_a_suspect_that_ends_the_process_is_set_aside_with_an_alert(system
     assert f"kling-receiver deliveries retry {data['delivery']}" in data["remedy"]
 
 
-async def test_an_event_that_is_alone_is_set_aside_after_ten_deaths_and_says_so(system: DeliverySystem) -> None:
+async def test_a_delivery_alone_in_flight_at_ten_crashes_dies_with_an_alert(system: DeliverySystem) -> None:
     there, _ = await blocked_route(system, events=1)
 
     await crash_and_start(system, times=MAX_UNFINISHED_CLAIMS)
@@ -110,7 +110,7 @@ async def test_a_clean_stop_counts_against_no_delivery(system: DeliverySystem) -
     assert (view.delivery.unfinished_claims, there.blocked) == (0, 1)
 
 
-async def test_a_suspect_stays_one_through_a_clean_stop(system: DeliverySystem) -> None:
+async def test_a_suspect_is_still_suspected_after_a_clean_stop(system: DeliverySystem) -> None:
     there, _ = await blocked_route(system, events=3)
     await crash_and_start(system, times=SUSPECT_AFTER)
     await system.crash()
@@ -122,7 +122,7 @@ async def test_a_suspect_stays_one_through_a_clean_stop(system: DeliverySystem) 
     assert there.blocked == 1
 
 
-async def test_a_suspect_of_a_route_held_by_hand_waits_and_keeps_no_other(system: DeliverySystem) -> None:
+async def test_a_suspect_of_a_manually_held_route_waits_and_delays_no_other_route(system: DeliverySystem) -> None:
     there, _ = await blocked_route(system, events=2)
     other = system.add_route("other")
     await system.route_states.hold("publish", why="maintenance", actor="anna")
@@ -138,7 +138,7 @@ async def test_a_suspect_of_a_route_held_by_hand_waits_and_keeps_no_other(system
     assert await system.statuses() == ["delivered"] * 2
 
 
-async def test_other_deliveries_get_as_much_time_as_a_suspect_took(system: DeliverySystem) -> None:
+async def test_other_deliveries_then_get_as_much_time_as_the_suspect_took(system: DeliverySystem) -> None:
     there, (first, second) = await blocked_route(system, events=2)
     other = system.add_route("other")
     await crash_and_start(system, times=SUSPECT_AFTER)
@@ -155,7 +155,7 @@ async def test_other_deliveries_get_as_much_time_as_a_suspect_took(system: Deliv
     assert (there.event_ids[-1], there.attempt_times[-1]) == (second, took_until + 10 * SECOND)
 
 
-async def test_a_clock_that_steps_forward_during_an_attempt_keeps_no_suspect_waiting(system: DeliverySystem) -> None:
+async def test_a_clock_set_forward_during_an_attempt_delays_no_suspect(system: DeliverySystem) -> None:
     there, _ = await blocked_route(system, events=2)
     await crash_and_start(system, times=SUSPECT_AFTER)
 

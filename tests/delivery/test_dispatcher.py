@@ -41,7 +41,7 @@ async def test_a_new_event_is_attempted_at_once_and_the_outcome_stored(system: D
     assert (there.event_ids, there.attempts[0][1].attempt) == ([event], 1)
 
 
-async def test_failed_attempts_are_made_again_by_the_schedule(system: DeliverySystem) -> None:
+async def test_failed_attempts_are_retried_by_the_schedule(system: DeliverySystem) -> None:
     there = system.add_route()
     there.respond = lambda parcel: FAILED if parcel.attempt < 5 else Accepted()
     await system.start()
@@ -128,7 +128,7 @@ async def test_a_lane_keeps_its_rate_and_its_order(system: DeliverySystem) -> No
     assert there.attempt_times == [START + (n // 4) * SECOND for n in range(18)]
 
 
-async def test_a_route_the_configuration_no_longer_has_waits_and_costs_nothing(system: DeliverySystem) -> None:
+async def test_deliveries_of_a_removed_route_stay_pending_without_wakeups(system: DeliverySystem) -> None:
     system.add_route()
     await system.start()
 
@@ -138,7 +138,7 @@ async def test_a_route_the_configuration_no_longer_has_waits_and_costs_nothing(s
     assert await system.statuses("gone") == ["pending"] * 3
 
 
-async def test_a_sender_that_raises_harms_neither_the_others_nor_itself(system: DeliverySystem) -> None:
+async def test_an_error_in_a_sender_fails_only_its_own_attempt(system: DeliverySystem) -> None:
     there = system.add_route()
     await system.start()
     [bad] = await system.add_events(1, settle=False)
@@ -160,7 +160,7 @@ async def test_a_sender_that_raises_harms_neither_the_others_nor_itself(system: 
     assert "secret-in-the-text" not in first.reason
 
 
-async def test_an_interrupted_attempt_is_made_again_at_the_next_start(system: DeliverySystem) -> None:
+async def test_an_interrupted_attempt_is_repeated_at_the_next_start(system: DeliverySystem) -> None:
     there = system.add_route()
     there.gate.clear()
     await system.start()
@@ -214,7 +214,7 @@ async def test_setting_the_clock_past_a_lease_does_not_repeat_an_attempt(
     assert (view.delivery.status, view.delivery.attempts, view.delivery.unfinished_claims) == ("delivered", 1, 0)
 
 
-async def test_a_stop_waits_for_what_is_under_way(system: DeliverySystem) -> None:
+async def test_a_stop_waits_for_attempts_in_flight(system: DeliverySystem) -> None:
     there = system.add_route()
     there.gate.clear()
     await system.start()
@@ -231,7 +231,7 @@ async def test_a_stop_waits_for_what_is_under_way(system: DeliverySystem) -> Non
     assert (first.delivery.attempts, first.delivery.status) == (1, "delivered")
 
 
-async def test_a_stop_gives_back_untried_what_does_not_end_within_its_grace(system: DeliverySystem) -> None:
+async def test_a_stop_releases_attempts_over_the_grace_period_uncounted(system: DeliverySystem) -> None:
     there = system.add_route(concurrency=4)
     there.gate.clear()
     await system.start(grace=timedelta(milliseconds=20))
@@ -264,7 +264,7 @@ class FailingQueue:
         return await self._queue.claim(route, **options)
 
 
-async def test_a_store_that_cannot_just_now_delays_and_ends_nothing(system: DeliverySystem) -> None:
+async def test_an_unavailable_store_delays_attempts_and_ends_none(system: DeliverySystem) -> None:
     there = system.add_route()
     await system.start(wrap_queue=lambda queue: cast("DeliveryQueue", FailingQueue(queue, failures=3)))
 
@@ -276,7 +276,7 @@ async def test_a_store_that_cannot_just_now_delays_and_ends_nothing(system: Deli
     assert there.attempt_times == [START + 3 * SECOND] * 2
 
 
-async def test_a_route_that_was_used_before_costs_one_access_to_the_store_until_its_attempt(
+async def test_an_attempt_of_a_used_route_takes_one_store_access(
     system: DeliverySystem,
 ) -> None:
     used: list[str] = []
@@ -305,7 +305,7 @@ async def test_a_route_that_was_used_before_costs_one_access_to_the_store_until_
     assert used_before_attempt == ["claim_routes"]
 
 
-async def test_the_start_names_a_route_that_is_gone_while_its_deliveries_wait(system: DeliverySystem) -> None:
+async def test_the_start_logs_a_removed_route_with_pending_deliveries(system: DeliverySystem) -> None:
     there = system.add_route()
     there.respond = lambda _: FAILED
     await system.start()

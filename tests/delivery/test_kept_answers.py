@@ -41,7 +41,7 @@ async def send(http_client: HttpClient, peer: Peer) -> Outcome:
 
 
 @pytest.mark.parametrize("broken", BROKEN_BODIES)
-async def test_a_2xx_is_delivered_even_if_its_body_breaks_off(http_client: HttpClient, broken: str) -> None:
+async def test_a_2xx_counts_as_delivered_even_with_a_truncated_body(http_client: HttpClient, broken: str) -> None:
     answer = b"HTTP/1.1 200 OK\r\n" + BROKEN_BODIES[broken]
     async with http_peer(respond_with(answer, then_close=True)) as peer:
         assert await send(http_client, peer) == Accepted(code=200, excerpt=b"ok")
@@ -49,7 +49,7 @@ async def test_a_2xx_is_delivered_even_if_its_body_breaks_off(http_client: HttpC
         await wait_until(lambda: peer.open_connections == 0)
 
 
-async def test_a_status_with_a_broken_body_decides_as_with_a_whole_one(http_client: HttpClient) -> None:
+async def test_a_status_counts_the_same_with_a_truncated_body(http_client: HttpClient) -> None:
     for status, kind in ((410, Refused), (503, Failed)):
         answer = b"HTTP/1.1 %d X\r\nRetry-After: 60\r\nContent-Length: 50\r\n\r\nso" % status
         async with http_peer(respond_with(answer, then_close=True)) as peer:
@@ -62,7 +62,7 @@ async def test_a_status_with_a_broken_body_decides_as_with_a_whole_one(http_clie
         assert outcome == whole
 
 
-async def test_a_body_that_drips_or_hangs_holds_a_delivery_up_for_two_seconds_at_most(http_client: HttpClient) -> None:
+async def test_a_slow_or_hanging_body_delays_a_delivery_by_two_seconds_at_most(http_client: HttpClient) -> None:
     async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n")
         while True:
@@ -78,7 +78,7 @@ async def test_a_body_that_drips_or_hangs_holds_a_delivery_up_for_two_seconds_at
         await wait_until(lambda: peer.open_connections == 0)
 
 
-async def test_a_coded_body_is_delivered_and_kept_as_it_came(http_client: HttpClient) -> None:
+async def test_a_compressed_answer_counts_as_delivered_and_is_kept_undecoded(http_client: HttpClient) -> None:
     for body in (gzip.compress(b"thanks"), b"not gzip at all"):
         async with http_peer(response(200, body, Content_Encoding="gzip")) as peer:
             assert await send(http_client, peer) == Accepted(code=200, excerpt=body)
@@ -89,7 +89,7 @@ def rejections() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("status", [302, 408, 425, 429, *rejections(), 500, 503])
-def test_a_4xx_is_about_the_event_unless_it_says_when_to_come_again(status: int) -> None:
+def test_a_4xx_rejects_the_event_unless_it_asks_for_a_retry(status: int) -> None:
     outcome = outcome_of(HttpResponse(status=status, headers={}, body=b""), url="http://x/", body_size=2, at=START)
 
     assert isinstance(outcome, Failed)
@@ -125,7 +125,7 @@ def lanes(peer: Peer, http_client: HttpClient) -> LaneRegistry:
     return LaneRegistry(settings, http_client, http_client, redactor)
 
 
-async def test_an_echoed_request_keeps_no_secret(http_client: HttpClient) -> None:
+async def test_an_echoed_request_is_kept_without_secrets(http_client: HttpClient) -> None:
     async with http_peer(echo, reads_requests=False) as peer:
         sender = lanes(peer, http_client).sender("hook")
         assert sender is not None
@@ -137,7 +137,7 @@ async def test_an_echoed_request_keeps_no_secret(http_client: HttpClient) -> Non
     assert "kling-receiver-delivery: dlv_1" in kept
 
 
-async def test_a_client_s_own_url_is_kept_out_of_its_answers(http_client: HttpClient) -> None:
+async def test_a_clients_callback_url_is_hidden_in_its_answers(http_client: HttpClient) -> None:
     async with http_peer(echo, reads_requests=False) as peer:
         sender = lanes(peer, http_client).sender(f"reply:127.0.0.1:{peer.port}")
         assert sender is not None
@@ -148,7 +148,7 @@ async def test_a_client_s_own_url_is_kept_out_of_its_answers(http_client: HttpCl
 
 
 @pytest.mark.parametrize("cut_at", [0, 1, 5, 19, 20])
-async def test_a_secret_at_the_end_of_what_is_kept_is_cut_off_whole(http_client: HttpClient, cut_at: int) -> None:
+async def test_a_secret_cut_at_the_end_of_the_excerpt_is_removed_whole(http_client: HttpClient, cut_at: int) -> None:
     secret = CANARIES["secret"].encode()
     body = b"x" * (EXCERPT_BYTES - cut_at) + secret + b"y" * 5000
     async with http_peer(response(200, body)) as peer:

@@ -147,7 +147,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch, written: dict[str, Any]) -> Any:
     return json.loads(line.removeprefix("m "))
 
 
-async def test_a_refusal_is_retried_with_the_reason_and_without_the_token(service: ChatService) -> None:
+async def test_a_refused_notification_is_retried_and_its_reason_hides_the_token(service: ChatService) -> None:
     service.status = 500
 
     outcome = await sender(f"json://user-canary:pass-canary@{service.address}/{TOKEN}").send(request())
@@ -190,7 +190,7 @@ async def test_a_url_that_apprise_does_not_understand_is_named_by_its_service() 
 
 
 @pytest.mark.parametrize("host", ["169.254.169.254", "[::ffff:169.254.169.254]", "[fd00:ec2::254]"])
-async def test_a_cloud_s_metadata_service_is_never_dialled(host: str) -> None:
+async def test_the_cloud_metadata_service_is_never_dialled(host: str) -> None:
     outcome = await sender(f"json://{host}/latest/meta-data?cto=1&rto=1").send(request())
 
     assert isinstance(outcome, Failed)

@@ -9,7 +9,7 @@ from receiver.delivery.route_states import RouteStates
 from receiver.domain.model import Accepted, HeldBy, RouteState
 
 
-async def test_an_operators_hold_lets_nothing_out_until_it_is_released(system: DeliverySystem) -> None:
+async def test_an_operators_hold_stops_all_deliveries_until_the_release(system: DeliverySystem) -> None:
     there = system.add_route()
     await system.start()
 
@@ -35,7 +35,7 @@ async def test_an_operators_hold_lets_nothing_out_until_it_is_released(system: D
     ]
 
 
-async def test_an_operators_hold_outlives_the_process_and_what_was_under_way(system: DeliverySystem) -> None:
+async def test_an_operators_hold_survives_attempts_in_flight_and_a_restart(system: DeliverySystem) -> None:
     there = system.add_route()
     there.gate.clear()
     await system.start()
@@ -52,7 +52,7 @@ async def test_an_operators_hold_outlives_the_process_and_what_was_under_way(sys
     assert system.route_states.get("publish").held_by is HeldBy.OPERATOR
 
 
-async def test_an_operator_releases_what_failures_hold_and_it_starts_anew(system: DeliverySystem) -> None:
+async def test_an_operator_may_release_a_hold_by_failures_and_the_count_restarts(system: DeliverySystem) -> None:
     there = system.add_route()
     await system.start()
     await fail_until_held(system)
@@ -66,7 +66,7 @@ async def test_an_operator_releases_what_failures_hold_and_it_starts_anew(system
     assert await system.alerts() == ["alert.route_held", "alert.route_recovered", "alert.route_held"]
 
 
-async def test_a_release_before_anything_else_knows_what_was_held_before(system: DeliverySystem) -> None:
+async def test_the_first_release_after_a_start_knows_stored_holds(system: DeliverySystem) -> None:
     system.add_route()
     await system.start()
     await system.route_states.hold("publish", why="", actor="alice")
@@ -78,7 +78,7 @@ async def test_a_release_before_anything_else_knows_what_was_held_before(system:
     assert (await fresh.release("publish", why="", actor="alice")).released_at == START
 
 
-async def test_to_release_what_is_not_held_changes_nothing(system: DeliverySystem) -> None:
+async def test_releasing_a_route_that_is_not_held_changes_nothing(system: DeliverySystem) -> None:
     system.add_route()
     await system.start()
 

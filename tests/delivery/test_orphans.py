@@ -57,7 +57,7 @@ async def test_a_script_whose_runner_was_killed_is_ended(tmp_path: Path) -> None
     await wait_until(lambda: not is_running(pid)())
 
 
-async def test_all_that_it_started_is_ended_with_it(tmp_path: Path) -> None:
+async def test_the_processes_of_an_orphaned_script_end_with_it(tmp_path: Path) -> None:
     strayed, own = tmp_path / "strayed", tmp_path / "own"
     escape = f"setsid env -i /bin/sh -c 'echo $$ >{strayed}; exec sleep 60' >/dev/null 2>&1 &"
     text = f"{escape} while ! test -s {strayed}; do sleep 0.05; done; echo $$ >{own}; wait"
@@ -77,7 +77,7 @@ async def test_a_script_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     await wait_until(lambda: not is_running(pid)())
 
 
-async def test_a_process_that_was_allowed_to_continue_is_not_killed(tmp_path: Path) -> None:
+async def test_a_background_process_of_a_finished_script_is_not_killed(tmp_path: Path) -> None:
     stays, running = tmp_path / "stays", tmp_path / "running"
     await run_until_killed(
         f"setsid sleep 60 >/dev/null 2>&1 & echo $! >{stays}", f"echo $$ >{running}; exec sleep 60", once=running

@@ -75,7 +75,7 @@ LONG = "".join(f"canary{number:04}" for number in range(100))
 
 
 @pytest.mark.parametrize("cut_at", [4, 5, 600, 999])
-async def test_a_part_of_a_secret_is_kept_neither_at_the_end_nor_at_the_start(cut_at: int) -> None:
+async def test_a_secret_cut_at_either_end_of_an_excerpt_is_removed(cut_at: int) -> None:
     begun, ended = b"answer " + LONG[:cut_at].encode(), LONG[-cut_at:].encode() + b" output"
     for excerpt, kept in ((begun, b"answer "), (ended, b" output"), (ended + begun, b" outputanswer ")):
         inner = EchoingSender([Accepted(code=200, excerpt=excerpt)])

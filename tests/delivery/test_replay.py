@@ -66,7 +66,7 @@ async def test_a_replayed_delivery_keeps_its_event_id_and_history(system: Delive
     assert (done.state, done.total, done.created, done.finished_at) == (ReplayState.DONE, 3, 3, START)
 
 
-async def test_the_same_replay_twice_delivers_everything_twice(system: DeliverySystem) -> None:
+async def test_repeating_a_replay_delivers_its_events_again(system: DeliverySystem) -> None:
     events = [view.delivery.event_id for view in await add_dead_deliveries(system)]
 
     for _ in range(2):
@@ -75,7 +75,7 @@ async def test_the_same_replay_twice_delivers_everything_twice(system: DeliveryS
     assert system.destinations["publish"].event_ids == events * 2
 
 
-async def test_a_replay_brings_out_nothing_of_its_own(system: DeliverySystem) -> None:
+async def test_a_replay_does_not_select_its_own_deliveries(system: DeliverySystem) -> None:
     await system.add_events(3)
 
     await replay(system, route="publish")
@@ -85,7 +85,7 @@ async def test_a_replay_brings_out_nothing_of_its_own(system: DeliverySystem) ->
     assert len(await system.deliveries()) == 6
 
 
-async def test_a_replayed_event_has_all_its_attempts_before_it(system: DeliverySystem) -> None:
+async def test_a_replayed_delivery_starts_with_all_its_attempts(system: DeliverySystem) -> None:
     [old] = await add_dead_deliveries(system, 1)
     await system.advance(timedelta(hours=200))
     system.destinations["publish"].respond = lambda parcel: FAILED if parcel.attempt < 4 else Accepted()
@@ -97,7 +97,7 @@ async def test_a_replayed_event_has_all_its_attempts_before_it(system: DeliveryS
     assert (new.replay_of, new.status, new.attempts) == (old.delivery.id, "delivered", 4)
 
 
-async def test_a_replay_keeps_its_pace(system: DeliverySystem) -> None:
+async def test_a_replay_respects_its_rate(system: DeliverySystem) -> None:
     events = [view.delivery.event_id for view in await add_dead_deliveries(system, 12)]
 
     started = await replay(system, rate=Rate(5, SECOND), statuses=DEAD)
@@ -125,7 +125,7 @@ async def test_a_replay_resumes_after_a_crash_and_skips_and_repeats_nothing(syst
     assert (done.state, done.created) == (ReplayState.DONE, 10)
 
 
-async def test_a_large_replay_goes_in_steps_to_its_end(system: DeliverySystem) -> None:
+async def test_a_large_replay_is_completed_in_steps(system: DeliverySystem) -> None:
     await add_dead_deliveries(system, 230)
 
     started = await replay(system, route="publish", statuses=DEAD)
@@ -134,7 +134,7 @@ async def test_a_large_replay_goes_in_steps_to_its_end(system: DeliverySystem) -
     assert (await system.replayer.find(started.id)).created == 230
 
 
-async def test_two_replays_go_on_beside_each_other(system: DeliverySystem) -> None:
+async def test_two_replays_run_concurrently(system: DeliverySystem) -> None:
     old = await add_dead_deliveries(system, 6)
 
     first = await replay(system, rate=Rate(1, SECOND), deliveries=tuple(view.delivery.id for view in old[:3]))
@@ -145,7 +145,7 @@ async def test_two_replays_go_on_beside_each_other(system: DeliverySystem) -> No
     assert sorted(system.destinations["publish"].event_ids) == [view.delivery.event_id for view in old]
 
 
-async def test_a_cancelled_replay_sends_nothing_more(system: DeliverySystem) -> None:
+async def test_a_cancelled_replay_makes_no_more_deliveries(system: DeliverySystem) -> None:
     await add_dead_deliveries(system, 10)
     started = await replay(system, rate=Rate(3, SECOND), statuses=DEAD)
 
@@ -195,14 +195,14 @@ async def test_replayed_deliveries_of_a_held_route_wait(system: DeliverySystem) 
     assert len(system.destinations["publish"].attempts) == 3
 
 
-async def test_a_replay_of_nothing_is_over_at_once(system: DeliverySystem) -> None:
+async def test_an_empty_replay_is_done_at_once(system: DeliverySystem) -> None:
     started = await replay(system, statuses=DEAD)
 
     assert (await system.replayer.find(started.id)).state is ReplayState.DONE
     assert started.total == 0
 
 
-async def test_deliveries_to_a_route_that_is_gone_are_left_where_they_are(system: DeliverySystem) -> None:
+async def test_deliveries_of_a_removed_route_are_replayed_only_to_another_route(system: DeliverySystem) -> None:
     old = await add_dead_deliveries(system, 2)
     await system.stop()
     system.routes = (a_route("other"),)

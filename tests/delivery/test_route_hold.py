@@ -28,7 +28,7 @@ async def test_five_consecutive_failures_hold_a_route_and_probe_it_each_minute(s
     assert {later - earlier for earlier, later in pairwise(probes)} == {PROBE_INTERVAL}
 
 
-async def test_an_event_that_waits_in_a_held_route_spends_no_attempts(system: DeliverySystem) -> None:
+async def test_an_event_waiting_in_a_held_route_uses_no_attempts(system: DeliverySystem) -> None:
     system.add_route()
     await system.start()
     await fail_until_held(system)
@@ -41,7 +41,7 @@ async def test_an_event_that_waits_in_a_held_route_spends_no_attempts(system: De
     assert set(await system.statuses()) == {"pending"}
 
 
-async def test_one_event_that_always_fails_holds_no_route_and_dies_in_time(system: DeliverySystem) -> None:
+async def test_an_event_that_always_fails_holds_no_route_and_dies(system: DeliverySystem) -> None:
     there = system.add_route(give_up_after=2 * HOUR)
     await system.start()
     [poison] = await system.add_events(1, settle=False)
@@ -154,7 +154,7 @@ async def test_a_route_is_held_and_released_as_often_as_it_fails_and_recovers(sy
 
 
 @pytest.mark.parametrize("ending", ["stop", "crash"])
-async def test_held_routes_and_their_backlog_outlive_the_process(system: DeliverySystem, ending: str) -> None:
+async def test_held_routes_and_their_backlog_survive_a_restart(system: DeliverySystem, ending: str) -> None:
     there = system.add_route()
     await system.start()
     waiting = await fail_until_held(system, events=12)
@@ -211,7 +211,7 @@ async def test_a_held_route_keeps_every_event_and_delivers_all_later(system: Del
     assert set(await system.statuses()) == {"delivered"}
 
 
-async def test_a_probe_that_hangs_until_its_timeout_does_not_stretch_the_minute(system: DeliverySystem) -> None:
+async def test_a_probe_that_times_out_does_not_delay_the_next_one(system: DeliverySystem) -> None:
     there = system.add_route()
     await system.start()
     await fail_until_held(system)
@@ -244,7 +244,7 @@ async def test_an_event_waiting_for_files_is_not_sent_by_a_probe_or_release(
     assert there.event_ids[-1] == held_back
 
 
-async def test_a_held_route_in_which_all_is_held_back_costs_nothing(system: DeliverySystem) -> None:
+async def test_a_held_route_without_due_deliveries_causes_no_wakeups(system: DeliverySystem) -> None:
     there = system.add_route()
     there.respond = lambda _: Refused(reason="410", code=410, hold=True)
     await system.start()
@@ -301,7 +301,7 @@ async def test_an_alert_that_dies_raises_no_alert(system: DeliverySystem) -> Non
     assert await system.alerts() == ["alert.delivery_dead"]
 
 
-async def test_a_delivery_that_waited_out_a_hold_still_has_its_time_after_it(system: DeliverySystem) -> None:
+async def test_time_in_a_hold_does_not_count_towards_giving_up(system: DeliverySystem) -> None:
     there = system.add_route(give_up_after=HOUR)
     there.respond = respond_in_turn(FAILED, FAILED)
     await system.start()
@@ -315,7 +315,7 @@ async def test_a_delivery_that_waited_out_a_hold_still_has_its_time_after_it(sys
     assert (len(there.attempts), await system.statuses()) == (3, ["delivered"])
 
 
-async def test_failures_under_way_at_the_hold_are_harmless(system: DeliverySystem) -> None:
+async def test_failures_in_flight_at_the_hold_do_not_delay_the_first_probe(system: DeliverySystem) -> None:
     there = system.add_route(concurrency=8)
     there.respond = lambda _: FAILED
     there.gate.clear()
@@ -335,7 +335,7 @@ async def test_failures_under_way_at_the_hold_are_harmless(system: DeliverySyste
     assert len(there.attempts) == 3
 
 
-async def test_a_success_under_way_at_the_hold_releases_it(system: DeliverySystem) -> None:
+async def test_a_success_in_flight_at_the_hold_releases_the_route(system: DeliverySystem) -> None:
     there = system.add_route(concurrency=6)
     await system.start()
     [slow] = await system.add_events(1, settle=False)
@@ -350,7 +350,7 @@ async def test_a_success_under_way_at_the_hold_releases_it(system: DeliverySyste
     assert set(await system.statuses()) == {"delivered"}
 
 
-async def test_retries_that_were_planned_before_the_hold_wait_with_the_rest(system: DeliverySystem) -> None:
+async def test_retries_planned_before_the_hold_wait_too(system: DeliverySystem) -> None:
     there = system.add_route()
     there.respond = lambda _: FAILED
     await system.start()
@@ -366,7 +366,7 @@ async def test_retries_that_were_planned_before_the_hold_wait_with_the_rest(syst
     assert len(there.attempts) == HOLD_AFTER + 1
 
 
-async def test_a_destination_that_is_gone_costs_one_event_and_no_more(system: DeliverySystem) -> None:
+async def test_a_410_destination_loses_one_event_and_the_others_wait(system: DeliverySystem) -> None:
     there = system.add_route(give_up_after=HOUR)
     there.respond = lambda _: Refused(reason="410", code=410, hold=True)
     await system.start()
@@ -381,7 +381,7 @@ async def test_a_destination_that_is_gone_costs_one_event_and_no_more(system: De
     assert await system.alerts() == ["alert.route_held", "alert.delivery_dead"]
 
 
-async def test_a_probe_waits_as_long_as_the_destination_asks(system: DeliverySystem) -> None:
+async def test_a_probe_waits_for_retry_after(system: DeliverySystem) -> None:
     there = system.add_route()
     there.respond = lambda _: Failed(reason="503", code=503, retry_after=timedelta(minutes=20))
     await system.start()

@@ -38,13 +38,13 @@ async def test_the_event_is_on_standard_input() -> None:
     assert outcome == Accepted(code=0, excerpt=payload.serialize(a_full_event()))
 
 
-async def test_standard_input_can_be_opened_by_its_name_and_read_twice() -> None:
+async def test_stdin_can_be_opened_by_name_and_read_twice() -> None:
     outcome = await run_shell("cat /dev/stdin >/dev/null && cat /dev/stdin")
 
     assert outcome == Accepted(code=0, excerpt=payload.serialize(a_full_event()))
 
 
-async def test_both_outputs_can_be_opened_by_their_names() -> None:
+async def test_stdout_and_stderr_can_be_opened_by_name() -> None:
     assert (await run_shell("echo one >/dev/stdout; echo two >/dev/stderr")).excerpt == b"one\ntwo\n"
 
 
@@ -58,7 +58,7 @@ async def test_arguments_arrive_exactly_as_configured() -> None:
     assert json.loads(outcome.excerpt) == arguments
 
 
-async def test_the_environment_is_clean() -> None:
+async def test_a_script_inherits_no_variables_of_the_service() -> None:
     environ = {"PATH": "/usr/bin:/bin", "LANG": "C", "HOME": "/home/x", "KLING_API_KEY": "hush", "LD_PRELOAD": "x"}
     settings = ScriptSettings(command=("/usr/bin/env", "-0"), env={"TOKEN": Secret("mine"), "MODE": "fast"})
 
@@ -85,7 +85,7 @@ async def test_the_environment_is_clean() -> None:
     }
 
 
-async def test_unknown_variables_are_empty() -> None:
+async def test_variables_without_a_value_are_empty() -> None:
     alert = an_event(
         type="alert.route_held", envelope=b'{"type":"alert.route_held","data":{"event_id":"evt_1"}}', body=b""
     )
@@ -110,7 +110,7 @@ async def test_without_a_folder_its_variable_is_absent() -> None:
     assert "not reached" not in outcome.excerpt.decode()
 
 
-async def test_a_folder_whose_name_would_have_to_be_cut_is_not_given() -> None:
+async def test_a_folder_name_with_spaces_is_not_passed() -> None:
     data = {**ENVELOPE, "data": {"assets": [{"path": "/srv/my results/evt_1/0.png"}]}}
     event = an_event(envelope=json.dumps(data).encode())
 
@@ -119,11 +119,11 @@ async def test_a_folder_whose_name_would_have_to_be_cut_is_not_given() -> None:
     assert outcome.excerpt == b"[]\n"
 
 
-async def test_it_runs_in_the_configured_folder(tmp_path: Path) -> None:
+async def test_a_script_runs_in_the_configured_folder(tmp_path: Path) -> None:
     assert (await send_to_script("/bin/pwd", cwd=tmp_path)).excerpt.decode().strip() == str(tmp_path)
 
 
-async def test_it_is_alone_in_its_group_and_session_and_has_no_other_file_open() -> None:
+async def test_a_script_has_its_own_session_and_no_other_open_file() -> None:
     outcome = await send_to_script(
         sys.executable,
         "-c",
@@ -137,7 +137,7 @@ async def test_it_is_alone_in_its_group_and_session_and_has_no_other_file_open()
 
 
 @pytest.mark.parametrize("code", [1, 2, 64, 66, 74, 75, 77, 79, 126, 127, 255])
-async def test_most_exits_are_tried_again(code: int) -> None:
+async def test_other_exit_codes_are_retried(code: int) -> None:
     outcome = expect_failed(await run_shell(f"echo why; exit {code}"))
 
     assert (outcome.code, outcome.excerpt) == (code, b"why\n")
@@ -145,7 +145,7 @@ async def test_most_exits_are_tried_again(code: int) -> None:
 
 
 @pytest.mark.parametrize("code", [65, 78])
-async def test_two_exits_are_final(code: int) -> None:
+async def test_two_exit_codes_are_final(code: int) -> None:
     outcome = expect_refused(await run_shell(f"echo never >&2; exit {code}"))
 
     assert (outcome.code, outcome.excerpt, outcome.hold) == (code, b"never\n", False)
@@ -168,14 +168,14 @@ async def test_a_death_inside_a_shell_is_named() -> None:
 # Its output.
 
 
-async def test_the_end_of_a_long_output_is_kept() -> None:
+async def test_only_the_end_of_a_long_output_is_kept() -> None:
     outcome = await run_shell("seq 1 200000; echo done >&2", output_limit=1000)
 
     assert len(outcome.excerpt) == 1000
     assert outcome.excerpt.endswith(b"200000\ndone\n")
 
 
-async def test_a_flood_takes_no_memory() -> None:
+async def test_endless_output_takes_no_memory() -> None:
     def memory() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -188,17 +188,17 @@ async def test_a_flood_takes_no_memory() -> None:
     assert memory() - before < 50_000_000
 
 
-async def test_no_output_need_be_kept() -> None:
+async def test_an_output_limit_of_zero_keeps_nothing() -> None:
     assert (await run_shell("echo hello", output_limit=0)).excerpt == b""
 
 
-async def test_the_sender_states_its_time_with_that_of_ending() -> None:
+async def test_the_timeout_of_a_script_sender_includes_the_time_to_end_it() -> None:
     sender = ScriptSender(ScriptSettings(command=("/bin/true",), timeout=timedelta(seconds=60)))
 
     assert sender.timeout == timedelta(seconds=68)
 
 
-async def test_many_at_once_end_each_for_itself() -> None:
+async def test_concurrent_scripts_have_their_own_outcomes() -> None:
     commands = [["/bin/sh", "-c", f"cat >/dev/null; exit {number % 4}"] for number in range(40)]
 
     outcomes = await asyncio.gather(*(send_to_script(*command) for command in commands))

@@ -31,14 +31,14 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="orphaned proces
 
 
 @pytest.mark.parametrize("text", ["exit 0", "exec <&-; exit 0", "head -c 1 >/dev/null"])
-async def test_a_script_that_does_not_read_the_event_does_no_harm(text: str) -> None:
+async def test_a_script_need_not_read_its_input(text: str) -> None:
     huge = a_full_event(body=json.dumps({"x": "y" * 5_000_000}).encode())
 
     for _ in range(3):
         assert isinstance(await run_shell(text, request=a_delivery_request(event=huge)), Accepted)
 
 
-async def test_a_script_that_runs_too_long_is_ended() -> None:
+async def test_a_script_over_its_timeout_is_ended() -> None:
     started = time.perf_counter()
 
     outcome = expect_failed(await run_shell("echo begun; exec sleep 60", timeout=SHORT_TIMEOUT))
@@ -48,7 +48,7 @@ async def test_a_script_that_runs_too_long_is_ended() -> None:
     assert "ran longer than 0.3 s and was stopped" in outcome.reason
 
 
-async def test_a_script_ends_also_where_the_system_has_no_pidfd(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_script_is_ended_on_systems_without_pidfd(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_process_id: int) -> int:
         raise OSError("pidfd_open is not permitted")
 
@@ -59,7 +59,7 @@ async def test_a_script_ends_also_where_the_system_has_no_pidfd(monkeypatch: pyt
     assert "ran longer than 0.3 s and was stopped" in late.reason
 
 
-async def test_ending_begins_with_a_request() -> None:
+async def test_a_script_is_ended_by_sigterm_first() -> None:
     outcome = expect_failed(
         await run_shell("trap 'echo bye; exit 0' TERM; echo begun; sleep 60 & wait", timeout=SHORT_TIMEOUT)
     )
@@ -78,7 +78,7 @@ async def test_a_script_that_ignores_sigterm_is_killed_after_five_seconds(tmp_pa
     assert is_gone(pid)()
 
 
-async def test_a_time_out_ends_the_whole_group(tmp_path: Path) -> None:
+async def test_a_timeout_ends_the_whole_group(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
 
     await run_shell(f"sleep 60 >/dev/null 2>&1 & echo $! >{pid}; sleep 60", timeout=SHORT_TIMEOUT)
@@ -94,9 +94,9 @@ async def test_a_time_out_ends_the_whole_group(tmp_path: Path) -> None:
         "setsid env -i /bin/sh -c 'echo $$ >{pid}; exec sleep 60' &",
         "(setsid sh -c 'setsid sh -c \"echo \\$\\$ >{pid}; exec sleep 60\" & exit' >/dev/null 2>&1 &) ;",
     ],
-    ids=["new session", "detached", "without environment", "twice over"],
+    ids=["new session", "detached", "without environment", "detached twice"],
 )
-async def test_a_time_out_ends_also_what_left_the_group(tmp_path: Path, escape: str) -> None:
+async def test_a_timeout_ends_processes_that_left_the_group(tmp_path: Path, escape: str) -> None:
     pid = tmp_path / "pid"
 
     await run_shell(escape.format(pid=pid) + " sleep 60", timeout=timedelta(seconds=1))
@@ -121,7 +121,7 @@ async def test_a_child_that_keeps_the_output_open_is_ended_without_delay(
     await wait_until(is_gone(pid))
 
 
-async def test_after_a_success_a_child_that_closed_the_output_may_go_on(tmp_path: Path) -> None:
+async def test_after_a_success_a_child_that_closed_the_output_keeps_running(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
 
     outcome = await run_shell(f"sleep 60 >/dev/null 2>&1 & echo $! >{pid}")
@@ -140,7 +140,7 @@ async def test_a_failure_ends_every_process_of_the_group(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "end", ["exit 7", "exit 75", "exit 65", "kill -9 $$"], ids=["failed", "asked for another try", "refused", "killed"]
+    "end", ["exit 7", "exit 75", "exit 65", "kill -9 $$"], ids=["failed", "temporary failure", "refused", "killed"]
 )
 async def test_a_failure_ends_processes_that_left_the_group_and_the_output(tmp_path: Path, end: str) -> None:
     pid, loop = tmp_path / "pid", "while :; do sleep 0.2; done"
@@ -153,7 +153,7 @@ async def test_a_failure_ends_processes_that_left_the_group_and_the_output(tmp_p
     assert is_gone(pid)()
 
 
-async def test_a_failure_ends_nothing_of_an_earlier_success(tmp_path: Path) -> None:
+async def test_a_failure_does_not_end_processes_of_an_earlier_success(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     await run_shell(f"setsid sleep 60 >/dev/null 2>&1 </dev/null & echo $! >{pid}")
 
@@ -163,7 +163,7 @@ async def test_a_failure_ends_nothing_of_an_earlier_success(tmp_path: Path) -> N
     os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
-async def test_a_stopped_script_is_ended_all_the_same(tmp_path: Path) -> None:
+async def test_a_script_stopped_by_sigstop_is_ended(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
 
     expect_failed(await run_shell(f"echo $$ >{pid}; kill -STOP $$", timeout=SHORT_TIMEOUT))
@@ -180,7 +180,7 @@ async def test_no_zombie_is_left() -> None:
     assert children() <= before
 
 
-async def test_cancelling_ends_the_script_and_all_of_its(tmp_path: Path) -> None:
+async def test_cancelling_ends_the_script_and_its_processes(tmp_path: Path) -> None:
     pids = [tmp_path / "own", tmp_path / "child", tmp_path / "strayed"]
     before = children()
     text = (
@@ -216,7 +216,7 @@ async def test_cancelling_twice_kills_at_once(tmp_path: Path) -> None:
     await wait_until(is_gone(pid))
 
 
-async def test_cancelling_twice_kills_also_what_outlived_the_script(tmp_path: Path) -> None:
+async def test_cancelling_twice_also_kills_remaining_processes(tmp_path: Path) -> None:
     own, strayed = tmp_path / "own", tmp_path / "strayed"
     stubborn = f'trap "" TERM; echo $$ >{strayed}; while :; do sleep 0.2; done'
     text = (

@@ -31,7 +31,7 @@ async def test_a_missing_program_is_named() -> None:
     assert outcome.reason == "/nowhere/publish was not started: program not found. Correct the route's command."
 
 
-async def test_a_missing_name_says_where_it_was_looked_for() -> None:
+async def test_an_unknown_program_name_reports_the_searched_path() -> None:
     settings = ScriptSettings(command=("no-such-program",))
 
     outcome = expect_failed(await ScriptSender(settings, environ={"PATH": "/bin:/usr/bin"}).send(a_delivery_request()))
@@ -39,7 +39,7 @@ async def test_a_missing_name_says_where_it_was_looked_for() -> None:
     assert "program not found in /bin:/usr/bin" in outcome.reason
 
 
-async def test_a_name_is_looked_for_in_the_path_of_the_script(tmp_path: Path) -> None:
+async def test_a_program_name_is_searched_in_the_path_of_the_script(tmp_path: Path) -> None:
     a_script(tmp_path / "publish", "#!/bin/sh\necho here\n")
     settings = ScriptSettings(command=("publish",), env={"PATH": str(tmp_path)})
 
@@ -149,23 +149,23 @@ async def test_a_named_pipe_is_refused_as_a_program_without_delay(tmp_path: Path
     )
 
 
-async def test_a_carriage_return_behind_the_interpreter_is_seen(tmp_path: Path) -> None:
+async def test_a_carriage_return_after_the_interpreter_is_reported(tmp_path: Path) -> None:
     outcome = expect_failed(await send_to_script(a_script(tmp_path / "publish", "#!/bin/sh\r\nexit 0\r\n")))
 
     assert "carriage return" in outcome.reason
 
 
-async def test_a_file_without_an_interpreter_is_not_guessed_at(tmp_path: Path) -> None:
+async def test_a_script_without_an_interpreter_line_fails_with_the_fix(tmp_path: Path) -> None:
     outcome = expect_failed(await send_to_script(a_script(tmp_path / "publish", "echo hello\n")))
 
     assert "#!/bin/sh" in outcome.reason
 
 
-async def test_a_folder_is_no_program(tmp_path: Path) -> None:
+async def test_a_folder_is_not_a_program(tmp_path: Path) -> None:
     assert "it is a folder" in expect_failed(await send_to_script(str(tmp_path))).reason
 
 
-async def test_a_missing_folder_to_run_in_is_named(tmp_path: Path) -> None:
+async def test_a_missing_working_folder_is_named(tmp_path: Path) -> None:
     settings = ScriptSettings.model_construct(
         command=("/bin/true",), cwd=tmp_path / "gone", env={}, timeout=SHORT_TIMEOUT, output_limit=Size(10)
     )
@@ -189,7 +189,7 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-async def test_a_failed_start_leaves_no_file_open() -> None:
+async def test_a_failed_start_leaks_no_descriptor() -> None:
     await send_to_script("/nowhere/publish")
     before = open_files()
 

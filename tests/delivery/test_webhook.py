@@ -46,7 +46,7 @@ async def send(http_client: HttpClient, url: str, request: DeliveryRequest | Non
     )
 
 
-async def test_the_event_is_posted_with_kling_s_words_as_they_came(http_client: HttpClient) -> None:
+async def test_the_event_is_posted_with_klings_body_unchanged(http_client: HttpClient) -> None:
     async with http_peer(response(204)) as peer:
         outcome = await send(http_client, f"{peer.url}/hooks/kling")
 
@@ -56,7 +56,7 @@ async def test_the_event_is_posted_with_kling_s_words_as_they_came(http_client: 
     assert json.loads(peer.requests[0].body)["data"]["kling"]["task_id"] == "k1"
 
 
-async def test_each_header_that_is_promised_is_there(http_client: HttpClient) -> None:
+async def test_every_documented_header_is_sent(http_client: HttpClient) -> None:
     async with http_peer(response()) as peer:
         await send(http_client, peer.url, a_delivery_request(attempt=3), secret=(NEW,))
 
@@ -87,7 +87,7 @@ async def test_without_a_secret_the_id_is_sent_but_no_signature(http_client: Htt
     assert peer.requests[0].headers["webhook-id"] == "evt_1"
 
 
-async def test_the_id_stays_and_the_timestamp_moves_between_attempts(http_client: HttpClient) -> None:
+async def test_attempts_have_the_same_id_and_different_timestamps(http_client: HttpClient) -> None:
     async with http_peer(response(500)) as peer:
         await send(http_client, peer.url, a_delivery_request(), secret=(NEW,))
         await send(http_client, peer.url, a_delivery_request(attempt=2, at=START + timedelta(hours=1)), secret=(NEW,))
@@ -98,14 +98,14 @@ async def test_the_id_stays_and_the_timestamp_moves_between_attempts(http_client
     assert first["webhook-signature"] != second["webhook-signature"]
 
 
-async def test_payload_kling_sends_kling_s_own_body_alone(http_client: HttpClient) -> None:
+async def test_payload_kling_sends_only_klings_body(http_client: HttpClient) -> None:
     async with http_peer(response()) as peer:
         await send(http_client, peer.url, payload="kling")
 
     assert peer.requests[0].body == BODY
 
 
-async def test_payload_kling_sends_the_event_if_there_is_no_body_of_klings(http_client: HttpClient) -> None:
+async def test_payload_kling_sends_the_event_if_kling_sent_no_body(http_client: HttpClient) -> None:
     alert = an_event(type="alert.route_held", body=b"")
     async with http_peer(response()) as peer:
         await send(http_client, peer.url, a_delivery_request(alert), payload="kling")
@@ -113,7 +113,7 @@ async def test_payload_kling_sends_the_event_if_there_is_no_body_of_klings(http_
     assert peer.requests[0].body == alert.envelope
 
 
-async def test_further_headers_are_sent(http_client: HttpClient) -> None:
+async def test_configured_headers_are_sent(http_client: HttpClient) -> None:
     async with http_peer(response()) as peer:
         await send(http_client, peer.url, headers={"X-Tenant": "one", "Authorization": Secret("Bearer hush")})
 
@@ -121,7 +121,7 @@ async def test_further_headers_are_sent(http_client: HttpClient) -> None:
     assert peer.requests[0].headers["authorization"] == "Bearer hush"
 
 
-async def test_further_headers_never_replace_ours(http_client: HttpClient) -> None:
+async def test_configured_headers_never_replace_the_receivers_own(http_client: HttpClient) -> None:
     forged = {
         "Webhook-Id": "evt_9",
         "webhook-signature": "v1,x",
@@ -142,18 +142,18 @@ async def test_further_headers_never_replace_ours(http_client: HttpClient) -> No
     assert headers["kling-receiver-attempt"] == "1"
 
 
-async def test_an_endless_answer_is_accepted_for_its_status(http_client: HttpClient) -> None:
+async def test_the_status_of_an_endless_answer_decides(http_client: HttpClient) -> None:
     async with http_peer(response(200, b"x" * 5_000_000)) as peer:
         assert isinstance(await send(http_client, peer.url), Accepted)
 
 
-async def test_the_sender_states_its_time(http_client: HttpClient) -> None:
+async def test_the_timeout_of_a_webhook_sender_is_the_configured_one(http_client: HttpClient) -> None:
     settings = WebhookSettings(url="http://127.0.0.1/", timeout=timedelta(seconds=7))
 
     assert WebhookSender(settings, http_client=http_client).timeout == timedelta(seconds=7)
 
 
-async def test_a_time_out_fails_with_its_reason(http_client: HttpClient) -> None:
+async def test_a_timeout_fails_with_its_reason(http_client: HttpClient) -> None:
     async with http_peer(never_respond) as peer:
         outcome = await send(http_client, peer.url, timeout=timedelta(milliseconds=100))
 
@@ -172,7 +172,7 @@ async def test_a_refused_connection_fails_with_its_reason(http_client: HttpClien
     )
 
 
-async def test_an_unknown_host_is_a_fault_of_dns() -> None:
+async def test_an_unknown_host_fails_with_a_dns_reason() -> None:
     async def resolve(_: str) -> list[IPAddress]:
         raise OSError("unknown")
 
@@ -205,7 +205,7 @@ def test_any_2xx_is_delivered(status: int) -> None:
     assert outcome_for(status) == Accepted(code=status, excerpt=b"says so")
 
 
-def test_410_is_dead_at_once_and_holds_the_route() -> None:
+def test_a_410_is_dead_at_once_and_holds_the_route() -> None:
     outcome = outcome_for(410)
 
     assert isinstance(outcome, Refused)
@@ -213,7 +213,7 @@ def test_410_is_dead_at_once_and_holds_the_route() -> None:
 
 
 @pytest.mark.parametrize("status", [100, 101, 300, 301, 304, 308, 400, 401, 403, 404, 408, 409, 418, 422, 429, 451])
-def test_anything_else_is_tried_again(status: int) -> None:
+def test_other_statuses_are_retried(status: int) -> None:
     outcome = outcome_for(status)
 
     assert isinstance(outcome, Failed)
@@ -222,7 +222,7 @@ def test_anything_else_is_tried_again(status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [500, 501, 502, 503, 504, 508, 520, 599, 600, 999])
-def test_trouble_of_the_servers_is_tried_again(status: int) -> None:
+def test_a_5xx_is_retried(status: int) -> None:
     assert isinstance(outcome_for(status), Failed)
 
 
@@ -246,7 +246,7 @@ def test_a_redirect_says_where_it_points_without_path_or_credentials(location: s
         assert secret not in outcome.reason
 
 
-def test_413_says_how_large_the_body_was() -> None:
+def test_a_413_is_reported_with_the_size_of_the_body() -> None:
     outcome = outcome_for(413, sent=123456)
 
     assert isinstance(outcome, Failed)
@@ -254,7 +254,7 @@ def test_413_says_how_large_the_body_was() -> None:
 
 
 @pytest.mark.parametrize(("status", "hint"), [(401, "secret"), (403, "firewall"), (404, "path"), (502, "proxy")])
-def test_the_reason_says_what_to_look_at(status: int, hint: str) -> None:
+def test_the_reason_of_a_failure_has_a_hint(status: int, hint: str) -> None:
     outcome = outcome_for(status)
 
     assert isinstance(outcome, Failed)
@@ -262,7 +262,7 @@ def test_the_reason_says_what_to_look_at(status: int, hint: str) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_retry_after_is_obeyed(status: int) -> None:
+def test_retry_after_of_429_and_503_is_respected(status: int) -> None:
     outcome = outcome_for(status, retry_after="120")
 
     assert isinstance(outcome, Failed)
@@ -270,7 +270,7 @@ def test_retry_after_is_obeyed(status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 500, 502, 301])
-def test_retry_after_beside_another_status_is_not(status: int) -> None:
+def test_retry_after_of_another_status_is_ignored(status: int) -> None:
     outcome = outcome_for(status, retry_after="120")
 
     assert isinstance(outcome, Failed)
@@ -307,7 +307,7 @@ def test_retry_after_is_read_in_both_forms_within_an_hour(value: str, expected: 
 # Addresses that are not dialled.
 
 
-async def test_a_route_to_a_literal_that_is_never_dialled_is_refused_for_good(http_client: HttpClient) -> None:
+async def test_a_route_to_a_never_dialled_address_is_refused_for_good(http_client: HttpClient) -> None:
     url = "http://169.254.169.254/latest/meta-data"  # the configuration takes no such URL, so it goes past its checks
     settings = WebhookSettings.model_construct(url=url, headers={}, timeout=timedelta(seconds=5))
 
@@ -318,7 +318,7 @@ async def test_a_route_to_a_literal_that_is_never_dialled_is_refused_for_good(ht
     assert "169.254.169.254" in outcome.reason
 
 
-async def test_a_name_that_leads_there_fails_and_may_lead_elsewhere_later() -> None:
+async def test_a_host_name_of_a_never_dialled_address_fails_and_is_retried() -> None:
     async def resolve(_: str) -> list[Any]:
         return [ip_address("169.254.169.254")]
 
@@ -337,7 +337,7 @@ def a_client_callback_sender(http_client: HttpClient, secret: Secret | None = No
     return ClientCallbackSender(http_client=http_client, timeout=timedelta(seconds=5), secret=secret)
 
 
-async def test_a_client_gets_kling_s_body_byte_for_byte(http_client: HttpClient) -> None:
+async def test_a_client_gets_klings_body_byte_for_byte(http_client: HttpClient) -> None:
     async with http_peer(response(200, b"thanks")) as peer:
         outcome = await a_client_callback_sender(http_client).send(a_delivery_request(url=f"{peer.url}/cb?x=1"))
 
@@ -357,7 +357,7 @@ async def test_a_client_gets_no_signature_headers_without_a_gateway_secret(http_
     Webhook(NEW.reveal().encode()).verify(signed.body, signed.headers)
 
 
-async def test_a_client_cannot_reach_inward_by_its_url() -> None:
+async def test_a_clients_callback_url_cannot_reach_private_addresses() -> None:
     http_client = HttpClient(user_agent="x", guard=PublicGuard())
     async with http_peer(response()) as peer:
         outcome = await a_client_callback_sender(http_client).send(a_delivery_request(url=peer.url))
@@ -367,7 +367,7 @@ async def test_a_client_cannot_reach_inward_by_its_url() -> None:
         assert peer.connections == 0
 
 
-async def test_a_client_url_that_is_gone_holds_no_other_client(http_client: HttpClient) -> None:
+async def test_a_client_url_that_answers_410_holds_no_other_client(http_client: HttpClient) -> None:
     async with http_peer(response(410, b"bye")) as peer:
         outcome = await a_client_callback_sender(http_client).send(a_delivery_request(url=peer.url))
 
@@ -375,5 +375,5 @@ async def test_a_client_url_that_is_gone_holds_no_other_client(http_client: Http
     assert (outcome.hold, outcome.excerpt) == (False, b"bye")
 
 
-async def test_a_task_without_a_client_s_url_is_refused(http_client: HttpClient) -> None:
+async def test_a_task_without_a_clients_callback_url_is_refused(http_client: HttpClient) -> None:
     assert isinstance(await a_client_callback_sender(http_client).send(a_delivery_request()), Refused)

@@ -22,7 +22,7 @@ def body(payload: object) -> bytes:
     return body_maker(settings)(EVENT)
 
 
-def test_a_projection_is_the_body() -> None:
+def test_a_projection_makes_the_body() -> None:
     made = body({"project": "{text: join(' ', ['done', data.task.label]), image: data.result.images[0].url}"})
 
     assert json.loads(made) == {"text": "done test", "image": "https://example.com/test.png"}
@@ -39,7 +39,7 @@ def test_a_projection_without_a_value_fails_and_names_the_expression(expression:
         body({"project": expression})
 
 
-def test_the_other_payloads_are_unchanged() -> None:
+def test_other_payloads_are_not_projected() -> None:
     assert body("event") == serialize(EVENT)
     assert body("kling") == EVENT.body
 
@@ -56,6 +56,6 @@ def test_the_other_payloads_are_unchanged() -> None:
         (5, "must be text"),
     ],
 )
-def test_a_wrong_payload_is_refused_when_it_is_loaded(payload: object, reason: str) -> None:
+def test_an_invalid_payload_is_refused_at_load(payload: object, reason: str) -> None:
     with pytest.raises((InvalidValue, ValueError), match=reason):
         WebhookSettings.model_validate({"url": "https://app.example.com/hook", "payload": payload})

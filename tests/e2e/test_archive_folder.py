@@ -15,7 +15,7 @@ from receiver.archive import folder_check
 from receiver.archive.folder_check import FolderCheck, writing_problem
 
 
-async def test_a_folder_that_cannot_be_written_is_reported_until_it_can(tmp_path: Path) -> None:
+async def test_an_unwritable_archive_folder_is_reported_until_it_is_writable(tmp_path: Path) -> None:
     (tmp_path / "results").touch()
     receiver = Receiver(tmp_path, a_config("http://127.0.0.1:1", more='[archive]\ndir = "results/here"\n'))
     answer: dict[str, Any] = {}
@@ -51,14 +51,12 @@ async def test_a_folder_that_cannot_be_written_is_reported_until_it_can(tmp_path
             receiver.kill()
 
 
-def test_a_writable_folder_has_no_problem_and_stays_empty(tmp_path: Path) -> None:
+def test_a_writable_archive_folder_passes_and_stays_empty(tmp_path: Path) -> None:
     assert writing_problem(tmp_path / "new" / "results") == ""
     assert list((tmp_path / "new" / "results").iterdir()) == []
 
 
-async def test_a_disk_that_does_not_respond_delays_one_thread_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_unresponsive_disk_blocks_one_thread_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     respond = threading.Event()
     started: list[Path] = []
 

@@ -60,7 +60,9 @@ async def send_together(receiver: Receiver, sent: Sequence[tuple[str, bytes, Map
     return {url: answer.status for (url, *_), answer in zip(sent, answers, strict=True)}
 
 
-async def test_a_good_callback_among_63_bad_ones_of_its_moment(tmp_path: Path, record_counts: RecordCounts) -> None:
+async def test_a_good_callback_is_accepted_among_63_concurrent_bad_ones(
+    tmp_path: Path, record_counts: RecordCounts
+) -> None:
     seed = fresh_seed()
     record_counts(seed=seed)
     bad, rng = bad_callbacks(Random(seed)), Random(seed)

@@ -89,7 +89,7 @@ async def test_every_node_shows_the_configured_slots(cluster: Cluster) -> None:
     assert [len(each) for each in shown] == [1, 1, 1]
 
 
-async def test_a_probe_of_one_node_is_answered_by_any(cluster: Cluster) -> None:
+async def test_any_node_answers_the_probe_of_another(cluster: Cluster) -> None:
     for _ in cluster.nodes:
         probe = (await cluster.post("/api/probes", b"{}")).json()
         async with plain_http(base_url=cluster.public) as client:
@@ -102,7 +102,7 @@ def _notices(answer: httpx.Response) -> list[str]:
     return re.findall(r'class="notice"[^>]*>([^<]+)', answer.text)
 
 
-async def test_an_action_on_one_node_is_told_by_the_next(cluster: Cluster) -> None:
+async def test_the_notice_of_an_action_is_shown_once_on_any_node(cluster: Cluster) -> None:
     browser = Browser(cluster.admin)
     await browser.log_in()
 
@@ -113,7 +113,7 @@ async def test_an_action_on_one_node_is_told_by_the_next(cluster: Cluster) -> No
         assert [len(notices) for notices in told] == [1, 0, 0]
 
 
-async def test_a_link_that_two_nodes_redeem_at_once_lets_one_browser_in(cluster: Cluster) -> None:
+async def test_a_login_link_is_redeemed_once_by_two_nodes(cluster: Cluster) -> None:
     for _ in range(5):
         answer = await cluster.post("/api/console/links", b"{}")
         path = answer.json()["path"]

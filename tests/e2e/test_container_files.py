@@ -49,7 +49,7 @@ def test_the_container_runs_as_an_account_of_its_own_under_an_init() -> None:
     assert "/readyz" in last("HEALTHCHECK")
 
 
-def test_its_root_is_read_only_and_only_its_state_is_written() -> None:
+def test_the_containers_root_is_read_only_except_for_its_state() -> None:
     service = compose_service()
 
     assert service["read_only"] is True

@@ -271,7 +271,7 @@ async def kill_in_attempt(receiver: Receiver, sink: Sink, *, attempts: int) -> N
     await receiver.start()
 
 
-async def test_events_in_flight_together_outlive_eleven_kills(tmp_path: Path) -> None:
+async def test_events_in_flight_together_survive_eleven_kills(tmp_path: Path) -> None:
     async with a_sink() as sink, a_receiver(tmp_path, hanging_config(sink)) as receiver:
         await push_succeeded(receiver, 8)
         for life in range(11):
@@ -286,7 +286,7 @@ async def test_events_in_flight_together_outlive_eleven_kills(tmp_path: Path) ->
         assert "alert.delivery_dead" not in sink.types
 
 
-async def test_an_event_that_is_alone_at_ten_kills_is_set_aside_and_can_be_brought_back(tmp_path: Path) -> None:
+async def test_a_delivery_alone_in_flight_at_ten_kills_dies_and_can_be_replayed(tmp_path: Path) -> None:
     async with a_sink() as sink, a_receiver(tmp_path, hanging_config(sink)) as receiver:
         await push_succeeded(receiver)
         await kill_in_attempt(receiver, sink, attempts=1)

@@ -98,7 +98,7 @@ async def test_ctrl_c_names_the_tasks_that_continue_and_how_to_wait_again(tmp_pa
         assert f"Task {ids[3]} continues. Wait again with `kling-receiver tasks wait {ids[3]}`." in one
 
 
-async def test_an_export_lays_the_files_down_by_label_with_a_manifest(tmp_path: Path) -> None:
+async def test_an_export_names_files_by_label_and_adds_a_manifest(tmp_path: Path) -> None:
     for archive in ("", f'[archive]\ndir = "{tmp_path / "archive"}"\n'):
         folder = tmp_path / ("archived" if archive else "downloaded")
         folder.mkdir()

@@ -82,7 +82,7 @@ async def test_an_agent_submits_a_task_once_and_follows_it_to_its_results(tmp_pa
         assert receiver.token not in (tmp_path / "mcp.log").read_text()
 
 
-async def test_an_agent_cancels_replays_and_learns_what_it_did_wrong(tmp_path: Path) -> None:
+async def test_an_agent_cancels_and_replays_and_gets_plain_errors(tmp_path: Path) -> None:
     route = '[[routes]]\nname = "done"\nscript = { command = ["/bin/true"] }\non = ["rejected"]\n'
     config = a_config("http://127.0.0.1:9", kling_more="slots = { image = 1 }", more=route)
     async with a_receiver(tmp_path, config) as receiver, an_agent(receiver) as agent:
@@ -135,7 +135,7 @@ async def test_a_read_only_server_offers_no_tool_that_changes_something(tmp_path
         assert value(listed)["items"] == []
 
 
-async def test_a_tool_says_that_the_service_is_down_and_works_when_it_is_back(tmp_path: Path) -> None:
+async def test_a_tool_reports_that_the_service_is_down_and_works_again_after_it_is_up(tmp_path: Path) -> None:
     async with a_receiver(tmp_path, a_config("http://127.0.0.1:9")) as receiver, an_agent(receiver) as agent:
         assert await receiver.stop() == 0
         down = await agent.call_tool("tasks_read", {})

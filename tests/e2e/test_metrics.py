@@ -128,7 +128,7 @@ async def test_each_documented_metric_is_measured_in_a_real_flow(tmp_path: Path)
             assert total(seen, "spent_total") > 0
 
 
-async def test_the_counters_that_are_promises_survive_a_restart(tmp_path: Path) -> None:
+async def test_the_promised_counters_survive_a_restart(tmp_path: Path) -> None:
     async with a_kling(drop=1.0) as kling, a_sink() as sink:
         sink.answer = lambda: 410
         config = a_readable_config(kling.url, more='[poll]\nafter = "200ms"\nevery = "1s"\n' + a_webhook_route(sink))

@@ -35,7 +35,7 @@ async def wait_for_output(service: Waitpoints, target: str) -> Mapping[str, Any]
     return service.output(target)
 
 
-async def test_each_shape_of_resume_url_is_called_once_as_given_with_klings_own_end(tmp_path: Path) -> None:
+async def test_each_form_of_resume_url_is_called_once_with_klings_final_body(tmp_path: Path) -> None:
     async with (
         waitpoints() as service,
         a_kling(push_submitted=True, duplicate=1) as kling,
@@ -55,7 +55,7 @@ async def test_each_shape_of_resume_url_is_called_once_as_given_with_klings_own_
             assert service.outputs[target] in pushed
 
 
-async def test_a_caller_learns_of_every_end_that_kling_does_not_report(tmp_path: Path) -> None:
+async def test_a_callback_url_receives_every_end_that_kling_does_not_report(tmp_path: Path) -> None:
     more = LOOPBACK + '[gateway]\ncallbacks = "final"\n[poll]\ngive_up_after = "1s"\nevery = "200ms"\nafter = "100ms"\n'
     slots = "slots = { image = 1 }"
     async with (
@@ -82,7 +82,7 @@ async def test_a_caller_learns_of_every_end_that_kling_does_not_report(tmp_path:
         assert len(service.requests) == 2
 
 
-async def test_the_header_the_member_reply_and_the_configuration_choose_what_a_caller_receives(tmp_path: Path) -> None:
+async def test_header_reply_member_and_configuration_choose_the_callbacks_of_a_client(tmp_path: Path) -> None:
     async with (
         waitpoints() as service,
         a_kling() as kling,
@@ -106,7 +106,7 @@ async def test_the_header_the_member_reply_and_the_configuration_choose_what_a_c
         assert "'reply' must be all or final; found 'last'" in wrong_reply.text
 
 
-async def test_a_reply_without_a_url_to_send_it_to_is_refused_before_it_is_paid(tmp_path: Path) -> None:
+async def test_reply_without_a_callback_url_is_refused_before_the_create(tmp_path: Path) -> None:
     async with (
         a_kling() as kling,
         a_receiver(tmp_path, a_config(kling.url, more=LOOPBACK)) as receiver,

@@ -41,7 +41,7 @@ parameters."path.name" = "script"
 
 
 @pytest.mark.soak("requests made up from the OpenAPI document", minutes=5)
-async def test_made_up_requests_are_answered_as_the_document_says(tmp_path: Path) -> None:
+async def test_generated_requests_get_only_documented_responses(tmp_path: Path) -> None:
     async with (
         a_kling() as kling,
         a_receiver(tmp_path, a_config(kling.url, more=a_script_route(tmp_path, extra='on = ["*"]'))) as receiver,

@@ -136,7 +136,7 @@ async def check_ends(receiver: Receiver, ends: Mapping[str, Any]) -> None:
             assert (await wait_for_state(client, end["id"], "succeed"))["origin"] == "gateway"
 
 
-async def test_kling_api_from_npm(tmp_path: Path) -> None:
+async def test_the_npm_package_kling_api_works_through_the_gateway(tmp_path: Path) -> None:
     if shutil.which("npm") is None:
         pytest.skip("node and npm are not installed")
     modules = FOLDER / "npm" / "node_modules"
@@ -165,7 +165,7 @@ async def test_kling_api_from_npm(tmp_path: Path) -> None:
         assert kling.counts["created"] == len(printed["ends"])
 
 
-async def test_klingai_api_from_pypi(tmp_path: Path) -> None:
+async def test_the_pypi_package_klingai_api_works_through_the_gateway(tmp_path: Path) -> None:
     packages = FOLDER / "pypi"
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--ignore-requires-python"]
     install([*command, "--target", str(packages), *PYPI_CLIENT], packages / "api.py")

@@ -149,7 +149,7 @@ async def test_a_rotated_secret_signs_the_next_delivery(tmp_path: Path) -> None:
     assert NEW_SECRET not in log
 
 
-async def test_a_removed_route_keeps_its_deliveries_until_it_is_back(tmp_path: Path) -> None:
+async def test_deliveries_of_a_removed_route_wait_until_it_is_configured_again(tmp_path: Path) -> None:
     async with a_sink() as sink:
         route = a_webhook_route(sink)
         async with a_trusting_receiver(tmp_path, route) as receiver:

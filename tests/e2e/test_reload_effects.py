@@ -62,7 +62,7 @@ async def test_a_new_key_is_sent_with_the_next_call(tmp_path: Path) -> None:
     assert keys == ["Bearer the-key-of-a-test", "Bearer another-key-of-a-test"]
 
 
-async def test_more_slots_let_waiting_tasks_go(tmp_path: Path) -> None:
+async def test_more_slots_release_queued_tasks(tmp_path: Path) -> None:
     async with a_kling(processing_for="1h") as kling:
         config = a_config(kling.url, kling_more="slots = { image = 1 }")
         async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:

@@ -97,7 +97,7 @@ def is_running(pid_file: Path) -> bool:
     return not stat.rpartition(") ")[2].startswith("Z")
 
 
-async def test_event_and_variables_arrive_and_the_output_returns(tmp_path: Path) -> None:
+async def test_a_relayed_script_gets_event_and_variables_and_returns_its_output(tmp_path: Path) -> None:
     async with a_unit(
         tmp_path, 'cat; echo; echo "$1 $KLING_EVENT_ID $KLING_ATTEMPT [$KLING_RUN]" >/dev/stderr', "--fast"
     ) as path:
@@ -136,7 +136,7 @@ async def test_only_kling_variables_are_passed(tmp_path: Path) -> None:
         ("head -c 100000000 /dev/zero", Accepted, 0, ""),
     ],
 )
-async def test_the_exit_code_returns(tmp_path: Path, text: str, kind: type, code: int, words: str) -> None:
+async def test_the_exit_code_is_returned(tmp_path: Path, text: str, kind: type, code: int, words: str) -> None:
     async with a_unit(tmp_path, text) as path:
         outcome = await send_by_relay(path, body=b"{" + b'"x":"' + b"y" * 5_000_000 + b'"}')
 

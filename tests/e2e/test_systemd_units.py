@@ -54,7 +54,7 @@ def test_node_scripts_can_run_in_the_sandbox(service: Unit) -> None:
     assert service.last["SystemCallErrorNumber"] == "EPERM"
 
 
-def test_a_reload_waits_for_its_answer_on_every_systemd(service: Unit) -> None:
+def test_systemctl_reload_waits_for_the_outcome_on_every_systemd(service: Unit) -> None:
     assert service.last["Type"] == "notify", "notify-reload needs systemd 253; bookworm has 252"
     assert service.last["ExecReload"] == service.last["ExecStart"].replace(" serve", " config reload")
 

@@ -126,7 +126,7 @@ class TestFaults:
         found = await caller.client.get(f"{IMAGES}/own")
         assert found.status_code == (200 if made else 404)
 
-    async def test_late_answers_later(self, start: Start) -> None:
+    async def test_late_delays_the_answer(self, start: Start) -> None:
         caller = await start(late=True, late_by="5s")
         creating = asyncio.create_task(caller.create())
         await caller.wait_until_announced()

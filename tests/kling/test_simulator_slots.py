@@ -9,12 +9,12 @@ VIDEO = "/v1/videos/text2video"
 
 
 @pytest.mark.parametrize("text", ["video", "audio=1", "video=many", "video/=1", "scope=account", "video=-1", ""])
-def test_a_wrong_plan_is_refused(text: str) -> None:
+def test_an_invalid_slot_plan_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="must be written like"):
         SlotPlan.parse([text])
 
 
-def test_a_limit_of_one_model_and_the_scope_of_a_pack_exclude_each_other() -> None:
+def test_a_model_limit_is_refused_with_the_scope_of_a_pack() -> None:
     with pytest.raises(ValueError, match="exclude each other"):
         SlotPlan.parse(["video/kling-v1=1", "scope=pack"])
 

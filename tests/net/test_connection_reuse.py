@@ -31,7 +31,9 @@ def gives_up_idle(last_words: bytes = b"", *, serves: int = 100) -> Handler:
     return answer
 
 
-async def test_a_request_unheard_on_an_idle_connection_is_sent_again_on_a_new_one(http_client: HttpClient) -> None:
+async def test_a_request_without_response_on_an_idle_connection_is_repeated_on_a_new_one(
+    http_client: HttpClient,
+) -> None:
     async with http_peer(gives_up_idle()) as peer:
         replies = [await post(http_client, peer.url, content=b"event") for _ in range(2)]
 
@@ -40,7 +42,7 @@ async def test_a_request_unheard_on_an_idle_connection_is_sent_again_on_a_new_on
     assert peer.connections == 2
 
 
-async def test_a_request_is_sent_again_only_once(http_client: HttpClient) -> None:
+async def test_a_request_is_repeated_only_once(http_client: HttpClient) -> None:
     async with http_peer(gives_up_idle(serves=1)) as peer:
         await post(http_client, peer.url)
         with pytest.raises(NoResponse, match="closed the connection without a response"):
@@ -49,7 +51,7 @@ async def test_a_request_is_sent_again_only_once(http_client: HttpClient) -> Non
     assert len(peer.requests) == 3
 
 
-async def test_a_request_that_got_a_byte_of_an_answer_is_not_sent_again(http_client: HttpClient) -> None:
+async def test_a_request_with_a_partial_response_is_not_repeated(http_client: HttpClient) -> None:
     async with http_peer(gives_up_idle(b"H")) as peer:
         await post(http_client, peer.url)
         with pytest.raises(NoResponse):
@@ -58,7 +60,7 @@ async def test_a_request_that_got_a_byte_of_an_answer_is_not_sent_again(http_cli
     assert len(peer.requests) == 2
 
 
-async def test_a_request_on_a_new_connection_is_not_sent_again(http_client: HttpClient) -> None:
+async def test_a_request_on_a_new_connection_is_not_repeated(http_client: HttpClient) -> None:
     async with http_peer(gives_up_idle(serves=0)) as peer:
         with pytest.raises(NoResponse):
             await post(http_client, peer.url)
@@ -99,7 +101,7 @@ async def test_a_body_that_can_be_read_once_goes_over_a_new_connection(http_clie
     assert (reply.status, peer.requests[-1].body, peer.connections) == (200, b"only once", 2)
 
 
-async def test_a_name_is_resolved_again_though_its_connection_is_never_idle() -> None:
+async def test_a_host_name_is_resolved_again_although_its_connection_is_never_idle() -> None:
     lookups = 0
 
     async def resolve(_: str) -> Sequence[IPAddress]:

@@ -60,7 +60,7 @@ def truncated_response(body: bytes, *, after: int, **headers: str) -> Handler:
     return respond_with(whole[: len(whole) - len(body) + after], then_close=True)
 
 
-async def test_a_file_comes_with_its_type_and_its_validator(http_client: HttpClient) -> None:
+async def test_a_download_has_its_type_and_its_validator(http_client: HttpClient) -> None:
     target = MemoryTarget()
     async with http_peer(response(200, FILE, content_type="Image/PNG; x=y", etag='"v1"')) as peer:
         assert await fetch(http_client, peer.url, target) == Completed(size=len(FILE))
@@ -86,7 +86,7 @@ async def test_an_interrupted_download_requests_only_the_rest(http_client: HttpC
     assert (headers["range"], headers["if-range"]) == ("bytes=100-", '"v1"')
 
 
-async def test_a_file_that_changed_meanwhile_is_taken_anew(http_client: HttpClient) -> None:
+async def test_a_changed_file_is_downloaded_from_the_start(http_client: HttpClient) -> None:
     target = MemoryTarget(content=bytearray(b"of the old one"), validator='"v1"')
     async with http_peer(response(200, FILE, etag='"v2"')) as peer:
         assert await fetch(http_client, peer.url, target) == Completed(size=len(FILE))
@@ -96,9 +96,7 @@ async def test_a_file_that_changed_meanwhile_is_taken_anew(http_client: HttpClie
 
 
 @pytest.mark.parametrize("old", ['"v1"', "Sun, 22 Nov 2026 10:00:00 GMT"])
-async def test_the_rest_of_a_changed_file_is_not_added_to_the_start_of_the_old_one(
-    http_client: HttpClient, old: str
-) -> None:
+async def test_parts_of_a_changed_file_are_never_joined_to_the_old_one(http_client: HttpClient, old: str) -> None:
     target = MemoryTarget(content=bytearray(b"of the old one"), validator=old)
 
     async def ignore_if_range(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -115,7 +113,7 @@ async def test_the_rest_of_a_changed_file_is_not_added_to_the_start_of_the_old_o
 
 
 @pytest.mark.parametrize("tag", ["", 'W/"weak"'])
-async def test_without_a_validator_nothing_is_taken_up_again(http_client: HttpClient, tag: str) -> None:
+async def test_without_a_validator_no_download_is_resumed(http_client: HttpClient, tag: str) -> None:
     target = MemoryTarget()
     headers = {"etag": tag} if tag else {}
     async with http_peer(truncated_response(FILE, after=100, **headers)) as peer:
@@ -155,7 +153,7 @@ async def test_a_part_without_a_range_request_is_refused(http_client: HttpClient
             await fetch(http_client, peer.url, target)
 
 
-async def test_when_all_is_there_already_nothing_more_is_wanted(http_client: HttpClient) -> None:
+async def test_a_416_for_a_complete_file_completes_the_download(http_client: HttpClient) -> None:
     target = MemoryTarget(content=bytearray(FILE), validator='"v1"')
     async with http_peer(response(416, content_range=f"bytes */{len(FILE)}")) as peer:
         assert await fetch(http_client, peer.url, target) == Completed(size=len(FILE))
@@ -164,7 +162,7 @@ async def test_when_all_is_there_already_nothing_more_is_wanted(http_client: Htt
         assert await fetch(http_client, peer.url, target) == ErrorStatus(peer=f"127.0.0.1:{peer.port}", status=416)
 
 
-async def test_what_is_too_large_is_not_begun(http_client: HttpClient) -> None:
+async def test_a_file_with_a_declared_size_over_the_limit_is_not_started(http_client: HttpClient) -> None:
     target = MemoryTarget()
     async with http_peer(response(200, FILE)) as peer:
         assert await fetch(http_client, peer.url, target, limit=100) == TooLarge(peer=f"127.0.0.1:{peer.port}")
@@ -172,7 +170,7 @@ async def test_what_is_too_large_is_not_begun(http_client: HttpClient) -> None:
     assert target.starts == []
 
 
-async def test_what_hides_that_it_is_too_large_is_cut_off(http_client: HttpClient) -> None:
+async def test_a_file_of_undeclared_size_ends_at_the_limit(http_client: HttpClient) -> None:
     async def without_end(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
         while True:
@@ -186,7 +184,7 @@ async def test_what_hides_that_it_is_too_large_is_cut_off(http_client: HttpClien
     assert target.offset <= 100_000
 
 
-async def test_a_trickle_is_ended_and_what_came_of_it_stays(http_client: HttpClient) -> None:
+async def test_a_download_below_the_minimum_rate_ends_and_keeps_its_bytes(http_client: HttpClient) -> None:
     async def dripping(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b'HTTP/1.1 200 OK\r\ncontent-length: 10000\r\netag: "v1"\r\n\r\n')
         while True:
@@ -202,7 +200,7 @@ async def test_a_trickle_is_ended_and_what_came_of_it_stays(http_client: HttpCli
     assert target.offset > 0
 
 
-async def test_a_slow_but_steady_file_comes_through(http_client: HttpClient) -> None:
+async def test_a_slow_download_above_the_minimum_rate_completes(http_client: HttpClient) -> None:
     async def steady(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
         for _number in range(100):
@@ -217,7 +215,7 @@ async def test_a_slow_but_steady_file_comes_through(http_client: HttpClient) -> 
         )
 
 
-async def test_all_of_it_has_its_time(http_client: HttpClient) -> None:
+async def test_a_download_has_a_time_limit(http_client: HttpClient) -> None:
     async def endless(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n")
         while True:
@@ -232,7 +230,7 @@ async def test_all_of_it_has_its_time(http_client: HttpClient) -> None:
             )
 
 
-async def test_an_encoded_file_is_no_file(http_client: HttpClient) -> None:
+async def test_a_file_with_a_content_coding_is_refused(http_client: HttpClient) -> None:
     async with http_peer(response(200, FILE, content_encoding="gzip")) as peer:
         with pytest.raises(NoResponse, match="coding"):
             await fetch(http_client, peer.url, MemoryTarget())
@@ -245,7 +243,7 @@ async def test_an_error_status_is_returned(http_client: HttpClient) -> None:
         )
 
 
-async def test_redirects_are_followed_with_the_range_that_is_wanted(http_client: HttpClient) -> None:
+async def test_redirects_are_followed_with_the_requested_range(http_client: HttpClient) -> None:
     target = MemoryTarget(content=bytearray(FILE[:10]), validator='"v1"')
     rest = response(206, FILE[10:], content_range=f"bytes 10-{len(FILE) - 1}/{len(FILE)}")
     async with http_peer(rest) as other, http_peer(response(302, location=f"{other.url}/there?a=b")) as peer:
@@ -255,7 +253,7 @@ async def test_redirects_are_followed_with_the_range_that_is_wanted(http_client:
     assert other.requests[0].headers["range"] == "bytes=10-"
 
 
-async def test_a_redirect_may_be_relative_and_a_ring_of_them_ends(http_client: HttpClient) -> None:
+async def test_relative_redirects_are_followed_and_loops_end(http_client: HttpClient) -> None:
     async with http_peer(response(307, location="/again")) as peer:
         with pytest.raises(NoResponse, match="more than 3 redirects"):
             await fetch(http_client, peer.url, MemoryTarget())
@@ -264,13 +262,13 @@ async def test_a_redirect_may_be_relative_and_a_ring_of_them_ends(http_client: H
 
 
 @pytest.mark.parametrize("place", ["file:///etc/passwd", "ftp://example.com/x", "http://[::1", "gopher:x"])
-async def test_a_redirect_leads_nowhere_but_to_http(http_client: HttpClient, place: str) -> None:
+async def test_a_redirect_to_another_scheme_than_http_is_refused(http_client: HttpClient, place: str) -> None:
     async with http_peer(response(302, location=place)) as peer:
         with pytest.raises((NoResponse, RequestNotSent)):
             await fetch(http_client, peer.url, MemoryTarget())
 
 
-async def test_the_guard_sees_where_a_redirect_leads() -> None:
+async def test_the_ssrf_guard_checks_the_target_of_a_redirect() -> None:
     guarded = HttpClient(user_agent="kling-receiver/test", guard=PublicGuard([ip_network("127.0.0.1/32")]))
     try:
         for place in ("http://127.0.0.2:1/", "http://169.254.169.254/latest/", "http://10.0.0.1/", "http://[::1]:1/"):
@@ -281,7 +279,7 @@ async def test_the_guard_sees_where_a_redirect_leads() -> None:
         await guarded.aclose()
 
 
-async def test_what_the_landing_raises_is_raised(http_client: HttpClient) -> None:
+async def test_an_error_of_the_download_target_is_raised(http_client: HttpClient) -> None:
     class Full(MemoryTarget):
         async def write(self, chunk: bytes) -> None:
             raise OSError(28, f"No space left for {len(chunk)}")

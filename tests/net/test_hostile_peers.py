@@ -43,7 +43,7 @@ async def test_two_responses_in_one_packet_end_the_connection(http_client: HttpC
     assert peer.connections == 3
 
 
-async def test_a_peer_that_speaks_before_the_request_is_not_sent_it(http_client: HttpClient) -> None:
+async def test_no_request_is_sent_to_a_peer_that_speaks_first(http_client: HttpClient) -> None:
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 mail.example ESMTP\r\n")
         await reader.read()
@@ -92,7 +92,7 @@ async def test_a_body_of_unknown_size_is_sent_in_chunks(http_client: HttpClient)
     assert content == b"2\r\nab\r\n14\r\n" + b"c" * 20 + b"\r\n0\r\n\r\n"
 
 
-async def test_a_reader_that_is_slow_stops_the_peer(http_client: HttpClient) -> None:
+async def test_a_slow_reader_slows_the_peer_down(http_client: HttpClient) -> None:
     total = 64 * 1024 * 1024
     written = 0
 
@@ -123,7 +123,7 @@ async def test_a_reader_that_is_slow_stops_the_peer(http_client: HttpClient) -> 
         lambda: OK + b"content-length: 99999999999\r\n\r\n",
     ],
 )
-async def test_a_flood_ends_with_the_request(http_client: HttpClient, flood: Callable[[], bytes]) -> None:
+async def test_an_endless_response_ends_at_the_time_limit(http_client: HttpClient, flood: Callable[[], bytes]) -> None:
     async def pour(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for _number in range(1000):
             writer.write(flood())
@@ -135,7 +135,7 @@ async def test_a_flood_ends_with_the_request(http_client: HttpClient, flood: Cal
         await wait_until(lambda: peer.open_connections == 0)
 
 
-async def test_a_response_to_half_a_request_is_taken_and_ends_the_connection(http_client: HttpClient) -> None:
+async def test_an_early_response_is_accepted_and_closes_the_connection(http_client: HttpClient) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(response(413, b"too large"))
@@ -148,7 +148,7 @@ async def test_a_response_to_half_a_request_is_taken_and_ends_the_connection(htt
     assert (reply.status, reply.body) == (413, b"too large")
 
 
-async def test_a_closed_body_is_not_an_endless_one(http_client: HttpClient) -> None:
+async def test_a_chunked_body_cut_by_a_close_is_an_error(http_client: HttpClient) -> None:
     async with http_peer(respond_with(CHUNKED + b"3\r\nabc\r\n", then_close=True)) as peer:
         with pytest.raises(NoResponse, match="in the middle of its response"):
             await post(http_client, peer.url)

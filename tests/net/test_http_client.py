@@ -12,7 +12,7 @@ from receiver.domain.errors import RequestNotSent
 from receiver.net.http_client import HttpClient
 
 
-async def test_an_answer_comes_with_status_headers_and_raw_body(http_client: HttpClient) -> None:
+async def test_a_response_has_status_headers_and_raw_body(http_client: HttpClient) -> None:
     async with http_peer(response(201, b"made", X_One="a", content_type="text/plain")) as peer:
         reply = await post(http_client, f"{peer.url}/hook?a=b", content=b'{"x":1}')
 
@@ -80,7 +80,7 @@ async def test_proxies_of_the_environment_are_not_used(
     assert proxy.connections == 0
 
 
-async def test_connections_are_kept_for_the_next_request(http_client: HttpClient) -> None:
+async def test_connections_are_reused(http_client: HttpClient) -> None:
     async with http_peer(response(200, b"ok")) as peer:
         for _ in range(5):
             await post(http_client, peer.url)
@@ -88,7 +88,7 @@ async def test_connections_are_kept_for_the_next_request(http_client: HttpClient
     assert peer.connections == 1
 
 
-async def test_a_connection_the_peer_closed_meanwhile_is_not_used_again(http_client: HttpClient) -> None:
+async def test_a_connection_closed_by_the_peer_is_not_reused(http_client: HttpClient) -> None:
     async with http_peer(respond_with(response(200, b"ok"), then_close=True)) as peer:
         for _ in range(5):
             assert (await post(http_client, peer.url)).status == 200
@@ -97,7 +97,7 @@ async def test_a_connection_the_peer_closed_meanwhile_is_not_used_again(http_cli
     assert peer.connections == 5
 
 
-async def test_no_more_requests_at_once_than_there_are_connections() -> None:
+async def test_concurrent_requests_are_limited_by_the_connections() -> None:
     most = 0
 
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -114,7 +114,7 @@ async def test_no_more_requests_at_once_than_there_are_connections() -> None:
     assert most == 3
 
 
-async def test_waiting_for_a_connection_counts_and_has_its_own_error() -> None:
+async def test_waiting_for_a_connection_counts_towards_the_timeout_and_has_its_own_error() -> None:
     http_client = HttpClient(user_agent="x", max_connections=1)
     async with http_peer(never_respond) as peer:
         first = asyncio.ensure_future(post(http_client, peer.url))
@@ -142,7 +142,7 @@ async def test_a_body_of_exactly_the_limit_is_whole(http_client: HttpClient) -> 
     assert (len(reply.body), reply.truncated) == (4096, False)
 
 
-async def test_a_gzip_bomb_stays_packed(http_client: HttpClient) -> None:
+async def test_a_gzip_bomb_is_not_decoded(http_client: HttpClient) -> None:
     bomb = gzip.compress(b"\0" * 50_000_000)
     async with http_peer(response(200, bomb, Content_Encoding="gzip")) as peer:
         reply = await post(http_client, peer.url, limit=1_000_000)
@@ -150,7 +150,7 @@ async def test_a_gzip_bomb_stays_packed(http_client: HttpClient) -> None:
     assert reply.body == bomb
 
 
-async def test_a_chunked_body_is_put_together(http_client: HttpClient) -> None:
+async def test_a_chunked_body_is_joined(http_client: HttpClient) -> None:
     chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
     async with http_peer(chunked) as peer:
         assert (await post(http_client, peer.url)).body == b"abcde"
@@ -161,7 +161,7 @@ async def test_a_body_that_ends_with_the_connection_is_whole(http_client: HttpCl
         assert (await post(http_client, peer.url)).body == b"until the end"
 
 
-async def test_an_informational_answer_is_not_the_answer(http_client: HttpClient) -> None:
+async def test_an_informational_response_is_skipped(http_client: HttpClient) -> None:
     async with http_peer(b"HTTP/1.1 103 Early\r\nlink: x\r\n\r\n" + response(204)) as peer:
         assert (await post(http_client, peer.url)).status == 204
 
@@ -174,7 +174,7 @@ async def test_a_large_body_is_sent_whole(http_client: HttpClient) -> None:
     assert peer.requests[0].body == content
 
 
-async def test_a_refusal_before_the_body_is_read_is_seen(http_client: HttpClient) -> None:
+async def test_a_response_before_the_body_was_read_is_returned(http_client: HttpClient) -> None:
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(response(413, b"too large", Connection="close"))

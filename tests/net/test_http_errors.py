@@ -26,7 +26,7 @@ async def test_a_port_without_a_listener_is_a_refused_connection(http_client: Ht
         await post(http_client, f"http://127.0.0.1:{port}/secret-path")
 
 
-async def test_an_unknown_name_says_so() -> None:
+async def test_an_unknown_host_name_is_reported() -> None:
     async def unknown(_: str) -> Sequence[IPAddress]:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -54,7 +54,7 @@ async def test_a_resolver_that_hangs_is_not_waited_for() -> None:
         await post(http_client, "http://slow.example/", total=SHORT_TIMEOUT)
 
 
-async def test_of_many_addresses_the_next_is_tried() -> None:
+async def test_the_next_address_of_a_host_is_tried() -> None:
     async def resolve(_: str) -> Sequence[IPAddress]:
         return [ip_address("127.0.0.2"), ip_address("127.0.0.1")]
 
@@ -67,7 +67,7 @@ async def test_of_many_addresses_the_next_is_tried() -> None:
     assert peer.requests[0].headers["host"] == f"two.example:{peer.port}"
 
 
-async def test_a_hang_is_a_time_out_after_sending(http_client: HttpClient) -> None:
+async def test_a_peer_that_never_responds_is_a_timeout_after_sending(http_client: HttpClient) -> None:
     async with http_peer(never_respond) as peer:
         started = time.perf_counter()
         with pytest.raises(NoResponse, match=r"received the request but did not answer within 0\.15 s"):
@@ -77,7 +77,7 @@ async def test_a_hang_is_a_time_out_after_sending(http_client: HttpClient) -> No
         await wait_until(lambda: peer.open_connections == 0)
 
 
-async def test_dripping_an_answer_does_not_stretch_the_time(http_client: HttpClient) -> None:
+async def test_a_slowly_sent_response_does_not_extend_the_timeout(http_client: HttpClient) -> None:
     async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
         for _number in range(1000):
@@ -93,13 +93,13 @@ async def test_dripping_an_answer_does_not_stretch_the_time(http_client: HttpCli
         assert time.perf_counter() - started < 2
 
 
-async def test_a_close_without_an_answer_says_so(http_client: HttpClient) -> None:
+async def test_a_close_without_a_response_is_reported(http_client: HttpClient) -> None:
     async with http_peer(respond_with(b"", then_close=True)) as peer:
         with pytest.raises(NoResponse, match="received the request and closed the connection without a response"):
             await post(http_client, peer.url)
 
 
-async def test_a_half_closed_connection_without_an_answer_says_so(http_client: HttpClient) -> None:
+async def test_a_half_closed_connection_without_a_response_is_reported(http_client: HttpClient) -> None:
     async def half_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write_eof()
         await reader.read()
@@ -109,7 +109,7 @@ async def test_a_half_closed_connection_without_an_answer_says_so(http_client: H
             await post(http_client, peer.url)
 
 
-async def test_a_reset_says_so(http_client: HttpClient) -> None:
+async def test_a_connection_reset_is_reported(http_client: HttpClient) -> None:
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         reset_connection(writer)
 
@@ -119,7 +119,7 @@ async def test_a_reset_says_so(http_client: HttpClient) -> None:
 
 
 @pytest.mark.parametrize("ending", [reset_connection, lambda writer: writer.close()], ids=["reset", "closed"])
-async def test_a_truncated_response_is_no_response(
+async def test_a_truncated_response_is_an_error(
     http_client: HttpClient, ending: Callable[[asyncio.StreamWriter], None]
 ) -> None:
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -142,7 +142,7 @@ async def test_a_truncated_response_is_no_response(
         b"HTTP/1.1 200 OK\r\ncontent-length: many\r\n\r\n",
     ],
 )
-async def test_a_response_that_is_not_http_is_no_response(http_client: HttpClient, garbage: bytes) -> None:
+async def test_a_response_that_is_not_http_is_an_error(http_client: HttpClient, garbage: bytes) -> None:
     async with http_peer(respond_with(garbage, then_close=True)) as peer:
         with pytest.raises(NoResponse, match="sent a response that is not valid HTTP"):
             await post(http_client, peer.url)
@@ -171,7 +171,7 @@ async def test_a_request_to_an_invalid_url_is_not_sent(http_client: HttpClient, 
         await post(http_client, url)
 
 
-async def test_a_header_that_would_split_the_request_is_not_sent(http_client: HttpClient) -> None:
+async def test_a_header_with_a_line_break_is_not_sent(http_client: HttpClient) -> None:
     async with http_peer(response()) as peer:
         with pytest.raises(RequestNotSent, match="not valid HTTP"):
             await http_client.request("POST", peer.url, headers={"x": "a\r\nb: c"}, time_limit=TIMEOUT, max_body=10)
@@ -179,7 +179,7 @@ async def test_a_header_that_would_split_the_request_is_not_sent(http_client: Ht
     assert peer.requests == []
 
 
-async def test_no_reason_tells_the_path_or_the_credentials(http_client: HttpClient) -> None:
+async def test_no_error_contains_path_or_credentials(http_client: HttpClient) -> None:
     with pytest.raises(RequestNotSent) as caught:
         await post(http_client, f"http://user:hunter2@127.0.0.1:{free_port()}/token-in-path?key=value")
 

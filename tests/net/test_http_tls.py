@@ -31,7 +31,7 @@ async def to_loopback(_: str) -> Sequence[IPAddress]:
     return [ip_address("127.0.0.1")]
 
 
-async def test_tls_checks_the_name_and_not_the_address_dialled(server_tls: ssl.SSLContext) -> None:
+async def test_tls_verifies_the_host_name_and_not_the_dialled_address(server_tls: ssl.SSLContext) -> None:
     def trusting() -> ssl.SSLContext:
         return ssl.create_default_context(cafile=CERTIFICATE)
 
@@ -58,7 +58,7 @@ async def test_a_self_signed_certificate_is_refused(server_tls: ssl.SSLContext) 
     assert peer.requests == []
 
 
-async def test_https_to_a_plain_port_says_so(http_client: HttpClient) -> None:
+async def test_https_to_a_plain_http_port_is_reported(http_client: HttpClient) -> None:
     async with http_peer(respond_with(b"HTTP/1.1 400 Bad\r\n\r\n", then_close=True), reads_requests=False) as peer:
         with pytest.raises(RequestNotSent, match=r"TLS with 127\.0\.0\.1") as failed:
             await post(http_client, f"https://127.0.0.1:{peer.port}/")
@@ -66,13 +66,13 @@ async def test_https_to_a_plain_port_says_so(http_client: HttpClient) -> None:
     assert failed.value.fault is NetworkFault.TLS
 
 
-async def test_a_peer_that_closes_in_the_handshake_says_so(http_client: HttpClient) -> None:
+async def test_a_close_during_the_tls_handshake_is_reported(http_client: HttpClient) -> None:
     async with http_peer(respond_with(b"", then_close=True), reads_requests=False) as peer:
         with pytest.raises(RequestNotSent, match=r"TLS with 127\.0\.0\.1"):
             await post(http_client, f"https://127.0.0.1:{peer.port}/")
 
 
-async def test_a_handshake_that_hangs_is_a_connection_that_never_stood(http_client: HttpClient) -> None:
+async def test_a_hanging_tls_handshake_counts_as_not_connected(http_client: HttpClient) -> None:
     async with http_peer(never_respond, reads_requests=False) as peer:
         with pytest.raises(RequestNotSent, match="Could not connect to"):
             await post(http_client, f"https://127.0.0.1:{peer.port}/", total=SHORT_TIMEOUT)

@@ -41,7 +41,7 @@ def test_many_informational_responses_are_limited() -> None:
         parse(*[b"HTTP/1.1 100 Continue\r\n\r\n"] * (MAX_HEAD // 25 + 1))
 
 
-def test_a_long_body_is_not_limited_here() -> None:
+def test_the_parser_does_not_limit_the_body() -> None:
     parser = parse(CHUNKED)
 
     for _ in range(10):
@@ -71,7 +71,9 @@ def test_a_long_body_is_not_limited_here() -> None:
     ],
 )
 @pytest.mark.parametrize("step", [1, 7, 10_000])
-def test_a_response_ends_where_it_says(data: bytes, body: bytes, step: int, *, keeps_alive: bool) -> None:
+def test_a_response_ends_at_its_declared_length_or_last_chunk(
+    data: bytes, body: bytes, step: int, *, keeps_alive: bool
+) -> None:
     parser = parse(*(data[at : at + step] for at in range(0, len(data), step)))
 
     assert parser.response.is_complete

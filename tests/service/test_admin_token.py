@@ -85,7 +85,7 @@ def put(path: Path, content: bytes | None) -> None:
         path.write_bytes(content)
 
 
-def test_the_draft_of_a_killed_start_does_no_harm(settings: Settings) -> None:
+def test_a_partial_token_file_of_a_killed_start_is_ignored(settings: Settings) -> None:
     (settings.data_dir / "admin-token.part").write_text("hal")
 
     assert len(admin_token(settings).reveal()) >= 43

@@ -57,7 +57,7 @@ async def test_a_disk_that_hovers_at_the_threshold_raises_one_alert(tmp_path: Pa
         assert await event_types(store) == ["alert.disk_full", "alert.disk_recovered"]
 
 
-async def test_a_raised_alert_is_remembered_after_a_start(tmp_path: Path) -> None:
+async def test_a_raised_alert_is_not_repeated_after_a_restart(tmp_path: Path) -> None:
     disk = FakeDisk(free_bytes=0)
     known: list[bool] = []
     types: list[str] = []

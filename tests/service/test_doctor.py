@@ -60,7 +60,7 @@ def test_the_versions_with_the_wal_reset_bug_are_known(version: str, has_bug: bo
     assert has_wal_reset_bug(version) is has_bug
 
 
-def test_an_old_sqlite_says_what_must_not_be_done(tmp_path: Path) -> None:
+def test_an_old_sqlite_is_a_warning_against_other_writers(tmp_path: Path) -> None:
     old, new = (store.sqlite(a_subject(tmp_path, running=True, sqlite=version)) for version in ("3.40.1", "3.52.0"))
 
     assert (old.status, new.status) == (Status.WARNING, Status.OK)
@@ -166,7 +166,7 @@ async def test_an_old_backlog_is_a_warning(filled: SqliteStore, tmp_path: Path) 
         ("alert.callbacks_recovered", timedelta(days=20), Status.OK),
     ],
 )
-async def test_missed_callbacks_are_failed_until_they_arrive_again(
+async def test_missed_callbacks_fail_the_check_until_callbacks_arrive_again(
     filled: SqliteStore, tmp_path: Path, kind: str, age: timedelta, status: Status
 ) -> None:
     await filled.tasks.add_events([an_alert(kind, START - age)], [])
@@ -181,7 +181,7 @@ def an_alert(kind: str, when: datetime) -> Event:
     return an_event(type=kind, task_id=None, created_at=when, envelope=envelope(kind, when, {"missed": 7, "of": 9}))
 
 
-async def test_reading_the_store_ends_within_its_time(filled: SqliteStore, tmp_path: Path) -> None:
+async def test_reading_the_store_has_a_time_limit(filled: SqliteStore, tmp_path: Path) -> None:
     events = [an_event(f"evt_{number:025}", type="alert.made_up", task_id=None) for number in range(3000)]
     await filled.tasks.add_events(events, [])
 
@@ -189,7 +189,7 @@ async def test_reading_the_store_ends_within_its_time(filled: SqliteStore, tmp_p
         waiting_work(tmp_path / "receiver.db", dead_since=at(0), time_limit=timedelta())
 
 
-async def test_a_check_that_hangs_is_a_warning_and_keeps_nothing_waiting(
+async def test_a_hanging_check_is_a_warning_and_delays_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("receiver.service.doctor.check.TIME_LIMIT", timedelta(seconds=1))
@@ -218,7 +218,7 @@ async def test_a_check_that_hangs_is_a_warning_and_keeps_nothing_waiting(
     ]
 
 
-async def test_an_error_of_a_check_is_its_finding(tmp_path: Path) -> None:
+async def test_an_error_in_a_check_is_reported_as_its_finding(tmp_path: Path) -> None:
     def refuse(_: Subject) -> Finding:
         raise NoResponse("It did not answer.", remedy="Start it.")
 

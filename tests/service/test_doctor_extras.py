@@ -52,7 +52,7 @@ def test_the_collector_is_the_one_of_the_standard_variables(environ: dict[str, s
     assert collector(environ) == expected
 
 
-async def test_traces_without_the_extra_are_failed(tmp_path: Path) -> None:
+async def test_tracing_without_the_extra_fails_the_check(tmp_path: Path) -> None:
     found = await examine_tracing(tmp_path, "http://127.0.0.1:4318", "previews")
 
     assert found.status is Status.FAILED

@@ -196,7 +196,7 @@ async def test_a_node_stops_by_itself_before_its_leases_end(a: Node) -> None:
     await running
 
 
-async def test_work_starts_again_after_the_database_was_away_for_a_while(a: Node) -> None:
+async def test_work_starts_again_after_an_outage_of_the_database(a: Node) -> None:
     await a.holder.beat()
     await wait_until(lambda: a.running == set(Duty))
     for work in a.works.values():
@@ -209,7 +209,7 @@ async def test_work_starts_again_after_the_database_was_away_for_a_while(a: Node
     assert len(a.starts) == 2 * len(Duty)
 
 
-async def test_a_node_that_joins_gets_a_duty_in_an_orderly_way(a: Node, b: Node) -> None:
+async def test_a_joining_node_is_handed_a_duty(a: Node, b: Node) -> None:
     await a.take_all()
     b.seconds = a.seconds = 100.0
 
@@ -222,7 +222,7 @@ async def test_a_node_that_joins_gets_a_duty_in_an_orderly_way(a: Node, b: Node)
     assert not a.running & b.running
 
 
-async def test_a_node_that_stops_gives_its_duties_back(a: Node, b: Node) -> None:
+async def test_a_stopping_node_releases_its_duties(a: Node, b: Node) -> None:
     stop = asyncio.Event()
     running = asyncio.create_task(a.holder.run(stop))
     await wait_until(lambda: a.running == set(Duty))
@@ -236,7 +236,7 @@ async def test_a_node_that_stops_gives_its_duties_back(a: Node, b: Node) -> None
     assert [node.name for node in (await b.store.nodes()).nodes] == ["b"]
 
 
-async def test_a_part_that_fails_ends_the_node(a: Node) -> None:
+async def test_an_error_in_the_work_of_a_duty_ends_the_node(a: Node) -> None:
     async def fail(_stop: asyncio.Event) -> None:
         raise RuntimeError("a defect")
 

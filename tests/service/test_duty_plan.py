@@ -44,7 +44,7 @@ def test_an_ended_lease_is_left_to_its_owner_first() -> None:
     assert (len(first), len(second)) == (0, len(Duty))
 
 
-def test_a_node_that_was_cut_off_itself_takes_only_duties_that_were_given_back() -> None:
+def test_a_node_that_was_cut_off_takes_only_released_duties() -> None:
     plan, view = a_plan("b"), a_view("a", "a", "a", None, live="b", ended=True)
 
     takes = [[lease.instance for lease in plan.to_take(view, may_replace=False)] for _ in range(3)]
@@ -60,7 +60,7 @@ def test_the_node_with_more_duties_takes_a_free_one_later() -> None:
     assert takes == [0, 1]
 
 
-def test_a_lease_that_changes_hands_is_seen_anew() -> None:
+def test_the_wait_for_an_ended_lease_restarts_once_it_was_renewed() -> None:
     plan, view = a_plan("b"), a_view("a", "a", "a", "a", live="b", ended=True)
     plan.to_take(view)
 

@@ -68,7 +68,7 @@ async def heartbeat(serve: Callable[..., Awaitable[Address]], monitor: Monitor) 
     await client.aclose()
 
 
-async def test_a_heartbeat_is_sent_while_all_is_well(heartbeat: Heartbeat, monitor: Monitor) -> None:
+async def test_a_heartbeat_is_sent_while_there_is_no_fault(heartbeat: Heartbeat, monitor: Monitor) -> None:
     assert await heartbeat.beat() == ""
     assert monitor.requests == [f"GET {PATH}"]
 
@@ -82,7 +82,7 @@ async def test_a_heartbeat_is_sent_while_all_is_well(heartbeat: Heartbeat, monit
         ({"store_error": "The disk is full."}, "The disk is full."),
     ],
 )
-async def test_no_heartbeat_is_sent_while_something_is_not_well(
+async def test_no_heartbeat_is_sent_during_a_fault(
     heartbeat: Heartbeat, monitor: Monitor, fault: dict[str, Any], reason: str
 ) -> None:
     for name, value in fault.items():

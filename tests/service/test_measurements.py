@@ -68,7 +68,7 @@ async def test_the_total_continues_when_the_counting_node_changes(
         assert await missed(store) == total
 
 
-async def test_a_store_that_cannot_write_is_tried_again(tmp_path: Path) -> None:
+async def test_a_measurement_is_stored_once_the_store_can_write_again(tmp_path: Path) -> None:
     free = 0
     store = await SqliteStore.open(tmp_path / "receiver.db", free=lambda _: free)
     measuring = MissedCallbacks(store.totals, count=lambda: 4, clock=SystemClock())

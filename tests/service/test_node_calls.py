@@ -102,14 +102,14 @@ async def test_a_call_of_an_unknown_kind_gets_an_error_at_once(store: PostgresSt
         await calls_of(store).call(Duty.KLING, "new", b"")
 
 
-async def test_a_defect_of_the_holder_is_answered_too(store: PostgresStore, holder: Holder) -> None:
+async def test_an_unexpected_error_of_the_holder_loses_the_call(store: PostgresStore, holder: Holder) -> None:
     holder.error = ReceiverError("a defect")
 
     with pytest.raises(CallLost):
         await calls_of(store).call(Duty.KLING, "echo", b"")
 
 
-async def test_a_call_that_no_node_takes_is_refused_when_its_caller_leaves(store: PostgresStore) -> None:
+async def test_a_call_that_no_node_takes_is_refused_once_its_caller_has_left(store: PostgresStore) -> None:
     with pytest.raises(StoreUnavailable, match="No node does the duty 'kling' now"):
         await calls_of(store).call(Duty.KLING, "echo", b"", has_left=lambda: True)
 
@@ -160,7 +160,7 @@ async def test_a_commit_on_one_node_wakes_the_others_alone(store: PostgresStore)
     await asyncio.gather(*running)
 
 
-async def test_nodes_look_by_themselves_if_notifications_are_lost() -> None:
+async def test_a_node_polls_if_notifications_are_lost() -> None:
     class Deaf:
         async def notify(self, payload: str) -> None: ...
 

@@ -79,7 +79,7 @@ async def test_a_node_wakes_the_others(store: PostgresStore, monkeypatch: pytest
     [None, StoreUnavailable("The connection was lost."), StoreError("LISTEN is not permitted.")],
     ids=["swallowed", "lost", "refused"],
 )
-async def test_a_node_that_receives_no_notification_looks_more_often(
+async def test_a_node_without_notifications_polls_more_often(
     error: StoreError | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(signals, "LOOK_EVERY", 3600.0)

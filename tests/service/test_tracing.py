@@ -87,7 +87,7 @@ async def test_a_variable_that_is_not_valid_turns_tracing_off(
     assert [line["event"] for line in logs] == ["tracing.off"]
 
 
-async def test_without_tracing_a_span_is_nothing(store: SqliteStore) -> None:
+async def test_without_tracing_a_span_does_nothing(store: SqliteStore) -> None:
     async with open_tracing(store.traces, {}) as tracing, tracing.tracer.span("download", "tsk_1", number=1):
         assert tracing.tracer is NO_TRACER
         assert trace_headers() == {}

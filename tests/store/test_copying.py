@@ -87,7 +87,7 @@ async def test_a_copy_has_every_row_and_comes_back_the_same(full: Path, postgres
     assert re.fullmatch("[0-9a-f]{64}", there["tasks"].digest)
 
 
-async def test_a_service_works_on_with_a_copy(full: Path, postgres_url: str) -> None:
+async def test_a_service_continues_with_a_copy(full: Path, postgres_url: str) -> None:
     async with a_sqlite_store(full) as before:
         spent = await before.totals.read()
         newest = (await before.catalog.events()).items[0]
@@ -216,7 +216,7 @@ async def test_a_store_in_use_is_not_copied(full: Path, postgres_url: str, tmp_p
             await to_sqlite(postgres_url, tmp_path / "new.db")
 
 
-async def test_nothing_is_copied_from_where_no_store_is(postgres_url: str, tmp_path: Path) -> None:
+async def test_a_missing_source_is_not_copied(postgres_url: str, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="There is no store at"):
         await to_postgres(tmp_path / "missing.db", postgres_url)
     connection = await asyncpg.connect(postgres_url)

@@ -81,7 +81,7 @@ def exists(raw: sqlite3.Connection, task_id: str) -> bool:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_counts_equal_the_costs_whatever_happens_to_tasks(raw: sqlite3.Connection, seed: int) -> None:
+def test_counts_equal_the_costs_after_any_changes_of_tasks(raw: sqlite3.Connection, seed: int) -> None:
     rng, most = Random(seed), 0
     for number in range(40):
         insert(raw, rng, f"tsk_{number}")
@@ -93,7 +93,7 @@ def test_counts_equal_the_costs_whatever_happens_to_tasks(raw: sqlite3.Connectio
     assert most > 20
 
 
-def test_a_migration_counts_the_costs_of_before(tmp_path: Path) -> None:
+def test_a_migration_counts_existing_costs(tmp_path: Path) -> None:
     with closing(connect_writer(tmp_path / "receiver.db")) as raw:
         upgrade(raw, [each for each in known_migrations() if each.version < MIGRATION.version])
         for number in range(10):

@@ -128,7 +128,7 @@ async def test_a_replacement_is_used_once_the_old_log_is_removed(path: Path) -> 
     assert not path.with_name("receiver.db.suspect").exists()
 
 
-async def test_all_pending_callers_get_the_breakage(path: Path) -> None:
+async def test_all_pending_callers_get_the_error_of_a_broken_store(path: Path) -> None:
     migrate(path)
     async with a_sqlite_store(path) as store:
         corrupt(path)

@@ -77,7 +77,7 @@ async def test_a_span_holds_on_every_page(store: Store) -> None:
     assert second.next is None
 
 
-async def test_a_cancelled_task_is_listed_and_counted_apart_from_the_rejected_ones(store: Store) -> None:
+async def test_cancelled_tasks_are_listed_and_counted_separately_from_rejected_ones(store: Store) -> None:
     ends = {"tsk_1": EndReason.REFUSED, "tsk_2": EndReason.CANCELLED, "tsk_3": EndReason.CANCELLED, "tsk_4": None}
     for name, reason in ends.items():
         state = TaskState.REJECTED if reason else TaskState.FAILED
@@ -107,7 +107,7 @@ async def test_a_count_without_rejected_tasks_has_none(store: Store) -> None:
     assert await store.catalog.counts() == {"cancelled": 1}
 
 
-async def test_counts_are_those_of_one_moment_while_tasks_are_cancelled(store: Store) -> None:
+async def test_counts_are_consistent_while_tasks_are_cancelled(store: Store) -> None:
     tasks = [a_task(id=f"tsk_{n}", kling_id=None, external_task_id=f"e{n}", batch="b1") for n in range(60)]
     for task in tasks:
         await store.tasks.add(task, b"{}")

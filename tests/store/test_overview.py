@@ -44,7 +44,7 @@ async def test_a_text_is_found_in_ids_labels_and_prompts(store: Store, text: str
 
 
 @pytest.mark.parametrize("body", [b"", b"not json", b'{"prompt": NaN}', b'{"prompt": {"a": 1}}', b'{"prompt": null}'])
-async def test_a_request_that_cannot_be_read_disturbs_no_search(store: Store, body: bytes) -> None:
+async def test_an_unreadable_request_does_not_fail_a_search(store: Store, body: bytes) -> None:
     await add_task(store, 1, body)
     found = await add_task(store, 2, {"prompt": "a red fox"})
 
@@ -142,7 +142,7 @@ async def test_the_workload_counts_a_dead_delivery_until_it_is_delivered_again(s
     assert after.dead == 0
 
 
-async def test_the_dots_of_an_event_leave_out_what_was_replayed(store: Store) -> None:
+async def test_the_status_dots_of_an_event_omit_replayed_deliveries(store: Store) -> None:
     await add_deliveries(
         store,
         a_delivery("dlv_1", status=DeliveryStatus.DEAD, finished_at=at(1)),

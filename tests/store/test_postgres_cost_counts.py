@@ -89,7 +89,7 @@ def succeeded(task: Task) -> Task:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_counts_on_postgresql_equal_the_costs_whatever_happens_to_tasks(raw: Connection, seed: int) -> None:
+async def test_counts_on_postgresql_equal_the_costs_after_any_changes_of_tasks(raw: Connection, seed: int) -> None:
     rng, most = Random(seed), 0
     for number in range(30):
         await insert(raw, rng, f"tsk_{number}")

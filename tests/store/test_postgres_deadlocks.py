@@ -174,5 +174,5 @@ def housekeeping(node: PostgresStore, by: int, round_: int) -> Iterable[Awaitabl
     ],
     ids=lambda works: " and ".join(work.__name__ for work in works),
 )
-async def test_two_nodes_never_wait_for_each_other_in_a_circle(impatient_url: str, works: Sequence[Work]) -> None:
+async def test_two_nodes_never_deadlock(impatient_url: str, works: Sequence[Work]) -> None:
     assert await deadlocks_of(impatient_url, *works) == 0

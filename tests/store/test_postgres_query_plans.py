@@ -136,7 +136,7 @@ async def test_no_query_reads_a_whole_table(connection: Connection) -> None:
     assert {name: found for name, found in plans.items() if re.search(rf"Seq Scan on ({TABLES})\b", found)} == {}
 
 
-async def test_no_page_sorts(connection: Connection) -> None:
+async def test_no_query_of_a_page_sorts(connection: Connection) -> None:
     plans = {name: await plan(connection, name, arguments) for name, arguments in PAGES.items()}
 
     assert {name: found for name, found in plans.items() if re.search(r"\bSort\b", found)} == {}

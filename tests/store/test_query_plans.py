@@ -69,7 +69,7 @@ def test_no_query_reads_a_whole_table(raw: sqlite3.Connection, name: str) -> Non
 
 
 @pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 200])
-def test_any_number_of_rows_is_written_once_and_in_order(raw: sqlite3.Connection, count: int) -> None:
+def test_rows_of_any_number_are_written_once_and_in_order(raw: sqlite3.Connection, count: int) -> None:
     rows = [(number, "somebody", "noted", "a subject", "") for number in range(count)]
 
     write_rows(raw, "insert_action", rows)
@@ -92,7 +92,7 @@ def test_any_number_of_rows_is_written_once_and_in_order(raw: sqlite3.Connection
         "events_to_archive",
     ],
 )
-def test_no_page_sorts(raw: sqlite3.Connection, name: str) -> None:
+def test_no_query_of_a_page_sorts(raw: sqlite3.Connection, name: str) -> None:
     sql = queries()[name].with_optional(HOT[name])
 
     plan = [row[3] for row in raw.execute(f"EXPLAIN QUERY PLAN {sql}", HOT[name])]

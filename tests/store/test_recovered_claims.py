@@ -40,7 +40,7 @@ async def test_a_left_claim_is_released_and_due(store: Store) -> None:
     assert [each.delivery.id for each in claimed] == ["dlv_3", "dlv_1", "dlv_2"]
 
 
-async def test_a_claim_and_a_release_do_not_count(store: Store) -> None:
+async def test_a_released_claim_does_not_count_as_a_crash(store: Store) -> None:
     for _ in range(20):
         await store.deliveries.claim("publish", now=at(1), until=at(600), limit=1, claim="mine", only="dlv_1")
         await store.deliveries.release("dlv_1", claim="mine", now=at(0))

@@ -87,7 +87,9 @@ async def test_ended_deliveries_are_selected_oldest_first(store: Store, replays:
         ({"known_routes": ()}, []),
     ],
 )
-async def test_each_filter_applies(store: Store, replays: ReplayStore, wanted: dict[str, Any], ids: list[str]) -> None:
+async def test_each_filter_of_a_replay_applies(
+    store: Store, replays: ReplayStore, wanted: dict[str, Any], ids: list[str]
+) -> None:
     await add_deliveries(
         store,
         a_finished_delivery("dlv_1", "evt_1", created_at=at(1)),

@@ -74,7 +74,7 @@ def test_a_missing_store_is_restored_too(store: Path, copy: Path) -> None:
     assert marks(store) == ["old"]
 
 
-def test_a_mark_of_damage_does_not_outlive_the_damaged_store(store: Path, copy: Path) -> None:
+def test_a_restore_removes_the_mark_of_damage(store: Path, copy: Path) -> None:
     suspect_marker(store).write_text("1")
 
     restore(store, copy, now=NOW)
@@ -103,7 +103,7 @@ def replace_by_another_database(path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [truncate, replace_by_text, replace_by_another_database, os.unlink])
-def test_a_file_that_is_no_good_backup_changes_nothing(store: Path, copy: Path, spoil: Callable[[Path], None]) -> None:
+def test_an_invalid_backup_changes_nothing(store: Path, copy: Path, spoil: Callable[[Path], None]) -> None:
     spoil(copy)
     before = sorted(store.parent.iterdir())
 
@@ -114,7 +114,7 @@ def test_a_file_that_is_no_good_backup_changes_nothing(store: Path, copy: Path, 
     assert sorted(store.parent.iterdir()) == before
 
 
-def test_the_store_is_no_backup_of_itself(store: Path, tmp_path: Path) -> None:
+def test_a_store_is_refused_as_its_own_backup(store: Path, tmp_path: Path) -> None:
     link = tmp_path / "link.db"
     link.symlink_to(store)
 

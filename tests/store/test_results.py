@@ -20,7 +20,7 @@ async def add_success(store: Store, number: int, origin: Origin) -> str:
     return task_id
 
 
-async def test_made_up_tasks_are_left_out_of_the_results_on_request(store: Store) -> None:
+async def test_test_tasks_are_left_out_of_the_results_on_request(store: Store) -> None:
     real = await add_success(store, 1, Origin.API)
     made_up = await add_success(store, 2, Origin.TEST)
 

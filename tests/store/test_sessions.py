@@ -30,7 +30,7 @@ async def test_a_session_is_found_until_it_expires(store: Store) -> None:
     assert await store.sessions.find(key(2), now=at(99)) is None
 
 
-async def test_a_session_outlives_its_store(opener: Opener) -> None:
+async def test_a_session_survives_a_reopened_store(opener: Opener) -> None:
     session = a_session(expires_at=at(100))
     async with opener() as first:
         await first.sessions.start(key(1), session, most=9)

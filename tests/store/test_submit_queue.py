@@ -135,7 +135,7 @@ async def test_a_head_id_stays_at_the_head_of_its_priority(store: Store) -> None
     assert await next_queued(store, "tsk_3") == ["tsk_1"]
 
 
-async def test_the_next_tasks_are_those_that_one_read_after_the_other_would_find(store: Store) -> None:
+async def test_reading_many_next_tasks_equals_reading_them_one_by_one(store: Store) -> None:
     """As if each task ran when the next one is read: the shares take turns, and a large task counts with its weight."""
     for number, (share, weight) in enumerate([("a", 1), ("a", 1), ("a", 1), ("b", 3), ("b", 1), ("c", 1), ("c", 1)]):
         await add_queued_task(store, f"tsk_{number}", share=share, weight=weight, due_at=at(number))
@@ -165,7 +165,7 @@ async def test_the_first_of_each_key_is_before_the_second_of_any(store: Store) -
     assert await next_queued_of(store, 2, "tsk_2") == ["tsk_2", "tsk_3", "tsk_0"]
 
 
-async def test_the_front_says_how_large_the_bodies_are_and_when_the_next_task_is_due(store: Store) -> None:
+async def test_the_front_has_the_sizes_of_the_bodies_and_the_next_due_time(store: Store) -> None:
     body = bytes(100_000)
     task = await store.tasks.add(a_task(id="tsk_1", state=TaskState.QUEUED, due_at=at(0), slot_key="image"), body)
     await add_queued_task(store, "tsk_2", due_at=at(60))

@@ -55,7 +55,7 @@ async def test_the_connection_syncs_again_after_any_end_of_an_unsynced_group(pat
             assert await writer.run_exclusive(level) == FULL
 
 
-async def test_only_a_claim_may_be_lost(path: Path) -> None:
+async def test_only_claims_are_committed_without_a_sync(path: Path) -> None:
     run: list[str] = []
     async with a_sqlite_store(path) as store:
         await add_route_deliveries(store, 1)

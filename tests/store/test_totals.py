@@ -140,7 +140,7 @@ async def test_a_snapshot_of_a_file_has_the_free_space_of_its_disk(path: Path) -
     assert seen.disk_free > 0
 
 
-async def test_a_query_that_takes_too_long_is_missing_and_stops_no_other(
+async def test_a_query_over_its_time_limit_is_left_out_and_stops_no_other(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endless = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n"
@@ -151,7 +151,7 @@ async def test_a_query_that_takes_too_long_is_missing_and_stops_no_other(
         await assert_only_the_backlog_is_missing(store)
 
 
-async def test_a_query_that_takes_too_long_is_missing_on_postgresql_too(
+async def test_a_query_over_its_time_limit_is_left_out_on_postgresql(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres_totals, "_MAX_QUERY_SECONDS", 0.05)

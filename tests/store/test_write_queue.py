@@ -44,7 +44,7 @@ async def write_again_and_again(queue: WriteQueue, item: int) -> None:
         await turns(3)
 
 
-async def test_a_call_that_came_early_waits_for_those_of_the_last_group() -> None:
+async def test_an_early_call_waits_for_the_callers_of_the_last_group() -> None:
     transactions = Transactions()
     queue = WriteQueue(transactions, transactions)
     writing = [asyncio.create_task(write_again_and_again(queue, 0))]
@@ -60,7 +60,7 @@ async def test_a_call_that_came_early_waits_for_those_of_the_last_group() -> Non
         each.cancel()
 
 
-async def test_a_call_waits_only_some_turns_for_those_of_the_last_group() -> None:
+async def test_a_call_waits_a_few_loop_turns_at_most_for_the_last_group() -> None:
     transactions = Transactions()
     queue = WriteQueue(transactions, transactions)
     first = asyncio.create_task(queue.write("op", range(64)))

@@ -69,7 +69,7 @@ async def test_a_repeat_in_flight_waits_for_the_first_answer(tmp_path: Path, key
         assert len(set(answers)) == 1
 
 
-async def test_two_equal_creates_at_the_same_moment_are_two_tasks(tmp_path: Path) -> None:
+async def test_two_concurrent_equal_creates_are_two_tasks(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         first = await begin(system)
         second = await begin(system)
@@ -79,7 +79,7 @@ async def test_two_equal_creates_at_the_same_moment_are_two_tasks(tmp_path: Path
         assert len(system.kling.create_ids) == 2
 
 
-async def test_an_equal_create_a_second_later_is_a_repeat_even_of_a_client_that_still_waits(tmp_path: Path) -> None:
+async def test_an_equal_create_a_second_later_is_a_repeat_although_the_first_client_still_waits(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         first = await begin(system)
         await system.advance(1)
@@ -92,7 +92,7 @@ async def test_an_equal_create_a_second_later_is_a_repeat_even_of_a_client_that_
         assert len(system.kling.create_ids) == 1
 
 
-async def test_an_answer_that_reached_nobody_is_given_to_the_next_equal_create_once(tmp_path: Path) -> None:
+async def test_an_undelivered_answer_goes_to_the_next_equal_create_once(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         lost = await create(system, has_left=True)
         repeat = await create(system)
@@ -111,7 +111,7 @@ async def test_another_client_body_or_endpoint_is_no_repeat(tmp_path: Path, othe
         assert len(system.kling.create_ids) == 2
 
 
-async def test_an_answer_is_not_kept_for_ever(tmp_path: Path) -> None:
+async def test_an_undelivered_answer_expires(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         await create(system, has_left=True)
         await system.advance(601, step=30)
@@ -121,7 +121,7 @@ async def test_an_answer_is_not_kept_for_ever(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", [None, "order-17"])
-async def test_a_repeat_after_our_504_gets_the_task_that_kling_made(tmp_path: Path, key: str | None) -> None:
+async def test_a_repeat_after_a_504_gets_the_task_that_kling_created(tmp_path: Path, key: str | None) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         system.kling.create_faults, system.kling.create_despite_fault = [no_response()], True
         with pytest.raises(KlingUncertain):
@@ -136,7 +136,7 @@ async def test_a_repeat_after_our_504_gets_the_task_that_kling_made(tmp_path: Pa
 
 
 @pytest.mark.parametrize("key", [None, "order-17"])
-async def test_a_repeat_after_our_504_is_sent_if_kling_made_nothing(tmp_path: Path, key: str | None) -> None:
+async def test_a_repeat_after_a_504_is_sent_if_kling_created_no_task(tmp_path: Path, key: str | None) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         system.kling.create_faults = [no_response()]
         with pytest.raises(KlingUncertain) as lost:
@@ -169,7 +169,7 @@ async def test_a_repeat_of_a_refused_create_is_sent(tmp_path: Path, key: str | N
         assert len(system.kling.create_ids) == 2
 
 
-async def test_a_known_key_gives_the_first_answer_again_and_again(tmp_path: Path) -> None:
+async def test_a_known_key_always_returns_the_first_answer(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         answers = {(await create(system, key="order-17", client=client)).body for client in "aab"}
 
@@ -231,7 +231,7 @@ async def test_a_repeat_waits_for_a_first_create_that_the_store_has_not_stored_y
         assert len(system.kling.create_ids) == 1
 
 
-async def test_a_repeat_of_a_create_that_could_not_be_stored_is_a_create_of_its_own(
+async def test_a_repeat_of_a_create_that_was_not_stored_is_a_new_create(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_task_system(tmp_path) as system, system.running():

@@ -244,7 +244,7 @@ async def test_a_repeat_after_a_restart_is_a_new_create(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", ["MAX_HELD", "MAX_HELD_BYTES"])
-async def test_one_create_too_many_is_answered_at_once(
+async def test_a_create_over_the_limit_of_waiting_ones_is_answered_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     monkeypatch.setattr(held_creates, limit, 1 if limit == "MAX_HELD" else 150)

@@ -96,7 +96,7 @@ async def test_the_first_not_found_from_a_gateway_is_not_trusted(
         assert len(await system.alerts("submit_unknown")) == 1
 
 
-async def test_a_gateway_client_is_not_told_to_repeat_after_an_untrusted_not_found(
+async def test_a_gateway_create_expires_with_an_alert_after_an_untrusted_not_found(
     tmp_path: Path,
 ) -> None:
     async with a_task_system(tmp_path, kling_settings=GATEWAY) as system, system.running():
@@ -160,7 +160,7 @@ async def test_a_task_found_at_another_endpoint_proves_nothing(tmp_path: Path) -
 # -- what Kling may have made of it
 
 
-async def test_an_unknown_create_names_the_tasks_that_were_made_then(tmp_path: Path) -> None:
+async def test_an_unknown_create_lists_the_tasks_created_at_that_time(tmp_path: Path) -> None:
     async with a_task_system(tmp_path, kling_settings=GATEWAY) as system, system.running():
         system.kling.drops_external_ids = True
         await system.submit()

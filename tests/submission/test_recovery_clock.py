@@ -18,7 +18,7 @@ async def _lose_an_answer(system: TaskSystem) -> None:
     await system.submit()
 
 
-async def test_a_denial_before_the_certain_time_is_not_believed_after_a_step_forward(tmp_path: Path) -> None:
+async def test_an_early_not_found_is_not_trusted_after_the_clock_is_set_forward(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         await _lose_an_answer(system)
         system.clock.set_forward(timedelta(hours=3))
@@ -33,7 +33,7 @@ async def test_a_denial_before_the_certain_time_is_not_believed_after_a_step_for
         assert (await only_task(system)).kling_id == "k1"
 
 
-async def test_a_gateway_client_s_create_is_not_rejected_early_after_a_step_forward(tmp_path: Path) -> None:
+async def test_a_gateway_create_is_not_rejected_early_after_the_clock_is_set_forward(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         system.kling.create_faults = [no_response()]
         await submit_by_gateway(system)
@@ -45,7 +45,7 @@ async def test_a_gateway_client_s_create_is_not_rejected_early_after_a_step_forw
         assert (await only_task(system)).state is TaskState.REJECTED
 
 
-async def test_after_a_restart_the_whole_time_counts_again(tmp_path: Path) -> None:
+async def test_the_certain_time_starts_again_after_a_restart(tmp_path: Path) -> None:
     clock = IdleClock()
     kling = FakeKling(clock)
     async with a_task_system(tmp_path, kling=kling, clock=clock) as system, system.running():
@@ -60,7 +60,9 @@ async def test_after_a_restart_the_whole_time_counts_again(tmp_path: Path) -> No
         assert len(kling.create_ids) == 2
 
 
-async def test_an_unreachable_kling_is_looked_up_for_an_hour_after_a_step_forward(tmp_path: Path) -> None:
+async def test_lookups_at_an_unreachable_kling_continue_for_an_hour_after_the_clock_is_set_forward(
+    tmp_path: Path,
+) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         await _lose_an_answer(system)
         system.kling.lookup_fault = KlingUnreachable("Kling cannot be reached.")

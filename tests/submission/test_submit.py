@@ -259,7 +259,7 @@ async def test_tasks_are_sent_by_priority_and_then_by_age(tmp_path: Path) -> Non
         assert sent == [tasks[place].id for place in (2, 4, 0, 3, 1)]
 
 
-async def test_small_tasks_do_not_overtake_a_large_task_for_ever(tmp_path: Path) -> None:
+async def test_small_tasks_of_other_shares_do_not_starve_a_large_task(tmp_path: Path) -> None:
     settings = KlingSettings(slots=SlotSettings(image=3), fair_by="project")
     async with a_task_system(tmp_path, kling_settings=settings) as system, system.running():
         for project in "abc":

@@ -120,11 +120,11 @@ def test_charges_around_the_period_find_their_tasks_but_are_not_counted() -> Non
     "kling_id",
     ["", "CjMT7WdSwWcAAAAAALvB3g", "task_01HF", "12", "99999999999999999999", "0" * 18, "٨٦٧٢٨٣٧٤١٧٥٩١١١٢٠٢"],
 )
-def test_an_id_that_tells_no_plausible_time_gives_no_hint(kling_id: str) -> None:
+def test_an_id_without_a_plausible_time_has_no_creation_time(kling_id: str) -> None:
     assert created_at_hint(kling_id, now=NOW) is None
 
 
-def test_a_numeric_id_tells_when_kling_made_the_task() -> None:
+def test_a_numeric_id_contains_the_time_of_the_create() -> None:
     reported = datetime.fromtimestamp(1785901861.504, UTC)  # in the test push of Kling's console
 
     hint = created_at_hint("913827032734642185", now=NOW)

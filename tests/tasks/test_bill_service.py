@@ -203,7 +203,7 @@ async def test_the_daily_check_reports_each_day_once_through_restarts(world: Wor
     assert data["examples"]["unknown"] == ["foreign"]
 
 
-async def test_the_daily_check_makes_up_for_days_off(world: World) -> None:
+async def test_the_daily_check_includes_missed_days(world: World) -> None:
     world.clock.advance(timedelta(hours=14))  # 00:00
     await world.service(reconcile=True).step()
     world.charge("foreign")
@@ -252,7 +252,7 @@ class EndlessLedger:
         return json.dumps({"data": {**self.answer, "next_cursor": str(self.calls)}}).encode()
 
 
-async def test_a_ledger_without_end_is_given_up(world: World) -> None:
+async def test_an_endless_ledger_is_given_up(world: World) -> None:
     endless = EndlessLedger({"result": {"detail": []}, "has_more": True})
 
     with pytest.raises(KlingUncertain, match="more than 200,000 entries"):

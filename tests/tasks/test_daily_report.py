@@ -76,7 +76,7 @@ async def test_a_report_that_was_missed_is_published_at_the_next_start(store: An
     assert (report["data"]["day"], report["data"]["since"]) == ("2026-11-25", "2026-11-22T10:00:00.000Z")
 
 
-async def test_the_day_is_the_local_one(store: AnyStore, clock: FakeClock) -> None:
+async def test_a_report_follows_the_local_day(store: AnyStore, clock: FakeClock) -> None:
     zone = timezone(timedelta(hours=9))  # it is 19:00 there
     await reports(store, clock, zone).publish_due()
 

@@ -82,7 +82,7 @@ async def stored_state(system: TaskSystem) -> Sequence[object]:
 
 
 @pytest.mark.parametrize("verify", Verify)
-async def test_a_group_has_the_results_of_its_callbacks_one_after_the_other(
+async def test_a_group_has_the_same_results_as_its_callbacks_one_by_one(
     tmp_path: Path, verify: Verify, record_counts: RecordCounts
 ) -> None:
     seed = fresh_seed()

@@ -35,7 +35,7 @@ def signed_callback(token: str, body: bytes, *, at: datetime) -> Callback:
     return Callback(token=token, token_hash=token_hash(token), headers=headers, body=body)
 
 
-async def test_pushes_that_wait_for_their_commit_count_for_the_limit_of_their_url(tmp_path: Path) -> None:
+async def test_uncommitted_pushes_count_towards_the_limit_of_their_url(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system:
         _, kling_task = await a_running_task(system)
         repeated = kling_task.status_body(task_status="processing")

@@ -33,7 +33,7 @@ async def run_task(system: TaskSystem, duration: float, *, model: str = "kling-v
     return (moments[-1] - ended_at).total_seconds(), len(moments)
 
 
-async def test_the_end_is_seen_within_a_tenth_with_at_most_12_polls(tmp_path: Path) -> None:
+async def test_an_end_is_detected_within_a_tenth_of_the_duration_with_at_most_12_polls(tmp_path: Path) -> None:
     async with a_task_system(tmp_path, public=NO_URL) as system, system.running():
         for duration in (60, 52, 66):
             await run_task(system, duration)
@@ -57,7 +57,7 @@ async def test_each_model_has_its_own_durations(tmp_path: Path) -> None:
         assert max(fast[1], slow[1]) <= 12
 
 
-async def test_running_tasks_are_planned_anew_when_the_first_of_their_kind_ends(tmp_path: Path) -> None:
+async def test_running_tasks_are_replanned_when_the_first_of_their_kind_ends(tmp_path: Path) -> None:
     async with a_task_system(tmp_path, public=NO_URL) as system, system.running():
         first = await system.submit(endpoint=VIDEO)
         await system.advance(20, step=1)
@@ -90,7 +90,7 @@ async def test_a_task_of_an_unknown_kind_waits_while_an_older_one_still_runs(tmp
         assert polls("k2") <= 2
 
 
-async def test_after_a_restart_running_tasks_teach_each_other_again(tmp_path: Path) -> None:
+async def test_running_tasks_still_replan_each_other_after_a_restart(tmp_path: Path) -> None:
     clock = IdleClock()
     async with a_task_system(tmp_path, public=NO_URL, clock=clock) as system, system.running():
         first, second = await system.submit(endpoint=VIDEO), await system.submit(endpoint=VIDEO)
@@ -168,7 +168,7 @@ def a_finished_task() -> Task:
     [(60.0, 60.0), (-5.0, 90.0), (500.0, 90.0), (None, 90.0)],
     ids=["kling's time", "before the start", "in the future", "unknown"],
 )
-def test_kling_s_own_time_of_the_end_counts_if_it_is_possible(ended: float | None, known: float) -> None:
+def test_klings_end_time_counts_if_it_is_plausible(ended: float | None, known: float) -> None:
     ends = ends_without_callbacks()
     ended_at = None if ended is None else START.timestamp() + ended
 

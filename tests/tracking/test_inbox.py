@@ -91,7 +91,7 @@ async def test_the_newest_forged_pushes_are_kept_and_all_are_counted(tmp_path: P
         assert (await system.task(task.id)).redundant_push_count == 300
 
 
-async def test_a_flood_for_one_task_starves_no_other(tmp_path: Path) -> None:
+async def test_a_flood_of_pushes_for_one_task_delays_no_other(tmp_path: Path) -> None:
     rng = Random(7)
     async with a_task_system(tmp_path) as system, system.running():
         _, flooded = await a_running_task(system)
@@ -106,7 +106,7 @@ async def test_a_flood_for_one_task_starves_no_other(tmp_path: Path) -> None:
         assert {(await system.task(task.id)).state for task, _ in others} == {TaskState.SUCCEED}
 
 
-async def test_stored_polls_without_news_are_limited(tmp_path: Path) -> None:
+async def test_stored_polls_without_a_change_are_limited(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         task, _ = await a_running_task(system)
 

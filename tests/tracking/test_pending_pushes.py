@@ -158,7 +158,7 @@ async def test_a_result_is_read_once_however_many_pushes_are_pending(
         assert len(read) == 10
 
 
-async def test_a_true_push_is_confirmed_among_many_forged_ones(tmp_path: Path) -> None:
+async def test_a_genuine_push_is_confirmed_among_many_forged_ones(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system:
         task, kling_task = await a_running_task(system)
 

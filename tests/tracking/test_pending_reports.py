@@ -25,7 +25,7 @@ def a_pending_push(number: int, *, size: int = 0, results: int = 0) -> Push:
     return a_push(f"psh_{number}", body=body, digest=hashlib.sha256(body).digest())
 
 
-def test_a_push_that_was_parsed_when_it_came_is_not_parsed_again() -> None:
+def test_a_remembered_push_is_not_parsed_again() -> None:
     reports, push = PendingReports(), a_pending_push(1)
     first = reports.remember(push, protocol.parse_status(push.body))
 
@@ -65,7 +65,7 @@ def test_the_pushes_of_several_urls_with_many_results_are_all_remembered() -> No
 
 
 @pytest.mark.parametrize("results", [0, 1, 3])
-def test_a_remembered_report_says_the_same_as_the_whole_one(results: int) -> None:
+def test_a_remembered_report_equals_the_parsed_one(results: int) -> None:
     push = a_pending_push(1, results=results, size=5)
     whole, remembered = protocol.parse_status(push.body), PendingReports().of([push])[0][1]
 

@@ -147,7 +147,7 @@ async def test_thousands_of_due_tasks_are_polled_within_the_limits(tmp_path: Pat
         assert Counter(await system.event_types()) == {"task.succeed": 1000}
 
 
-async def test_a_pushed_end_does_not_wait_behind_hundreds_of_due_tasks(tmp_path: Path) -> None:
+async def test_a_pushed_end_is_polled_before_hundreds_of_due_tasks(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system:
         await add_stalled_tasks(system, 600)
         async with system.running():
@@ -241,7 +241,7 @@ async def test_a_proxys_error_page_counts_as_an_outage(tmp_path: Path, wall: Kli
 
 
 @pytest.mark.parametrize("status", [400, 404])
-async def test_a_gateway_without_queries_is_polled_less_and_less(tmp_path: Path, status: int) -> None:
+async def test_a_gateway_without_queries_is_polled_with_growing_delays(tmp_path: Path, status: int) -> None:
     clock = IdleClock()
     async with a_task_system(tmp_path, kling=(kling := BlockedKling(clock)), clock=clock) as system:
         (task,) = await add_stalled_tasks(system, 1)

@@ -124,7 +124,7 @@ async def test_a_signed_push_does_not_replace_the_id_of_a_signed_one(tmp_path: P
         assert await system.push_outcomes(task.id) == ["applied", "mismatch"]
 
 
-async def test_an_unsigned_push_binds_nothing_anew(tmp_path: Path) -> None:
+async def test_an_unsigned_push_does_not_change_a_bound_id(tmp_path: Path) -> None:
     async with a_task_system(tmp_path, callbacks=SIGNED) as system:
         task, url = await system.submitter.create_callback_url(endpoint=None)
         token = url.rpartition("/")[2]

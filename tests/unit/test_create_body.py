@@ -38,7 +38,7 @@ def test_members_in_the_options_of_a_legacy_create_are_moved_to_the_top() -> Non
 
 
 @pytest.mark.parametrize("generation", [Generation.NEW, Generation.LEGACY])
-def test_the_right_place_counts_if_both_have_one_and_ours_is_the_only_one_sent(generation: Generation) -> None:
+def test_of_two_callback_urls_the_documented_place_counts_and_only_ours_is_sent(generation: Generation) -> None:
     here, there = ("options", "top") if generation is Generation.NEW else ("top", "options")
     urls = {place: f"https://{place}.example.com/" for place in ("top", "options")}
     body = composed(json.dumps({"callback_url": urls["top"], "options": {"callback_url": urls["options"]}}), generation)

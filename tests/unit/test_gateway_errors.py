@@ -97,7 +97,7 @@ def test_a_model_without_a_channel_stops_this_model_alone(status: int, document:
         (500, nested("service_unavailable"), errors.ServerError),
     ],
 )
-def test_other_words_mean_what_they_say(status: int, document: Json, kind: type[KlingRefusal]) -> None:
+def test_other_gateway_errors_have_their_own_kinds(status: int, document: Json, kind: type[KlingRefusal]) -> None:
     assert type(translated(status, document)) is kind
 
 
@@ -136,7 +136,7 @@ def test_a_message_that_only_looks_like_json_stays_a_message(text: str) -> None:
     assert type(translated(400, {"message": text})) is errors.InvalidParameters
 
 
-def test_the_word_that_decided_is_the_errors_code() -> None:
+def test_the_error_code_is_the_deciding_word() -> None:
     error = translated(403, nested("Insufficient-User-Quota"))
 
     assert isinstance(error, KlingRefusal)

@@ -51,7 +51,7 @@ def test_a_body_about_one_task_has_a_limit_of_tokens(tokens: int) -> None:
         assert protocol.parse_status(body).kling_id == "1"
 
 
-def test_signs_inside_a_string_are_not_tokens() -> None:
+def test_punctuation_inside_a_string_is_not_a_token() -> None:
     body = b'{"task_id":"1","message":"' + b'[{:,\\"' * 100_000 + b'"}'
 
     assert protocol.parse_status(body).kling_id == "1"

@@ -28,7 +28,7 @@ OTHER = "https://b.example/1"
         ({"images": [{"url": OLD}]}, {}, {}),
     ],
 )
-def test_a_refreshed_url_is_the_one_at_the_same_place(old: Json, new: Json, expected: Json) -> None:
+def test_a_refreshed_url_is_matched_by_its_position(old: Json, new: Json, expected: Json) -> None:
     assert match_refreshed_urls(old, new) == expected
 
 

@@ -68,7 +68,7 @@ def test_the_bytes_of_large_pushes_are_limited_except_for_the_first_one() -> Non
     assert pending_pushes.admit_pending(UNBOUND, [], true, b"x" * (pending_pushes.MAX_PENDING_BYTES + 1)) == {}
 
 
-def test_large_pushes_leave_room_for_one_of_the_usual_size() -> None:
+def test_large_pushes_leave_capacity_for_one_of_the_usual_size() -> None:
     forged = pushes_named("a", "b", "c", "d", body=b"x" * pending_pushes.MAX_PENDING_BYTES)
 
     assert pending_pushes.admit_pending(UNBOUND, forged, a_pending_status("true"), b"x" * USUAL_BYTES) == {}

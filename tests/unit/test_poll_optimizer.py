@@ -28,7 +28,7 @@ def follow(plan: PollPlan, duration: float) -> tuple[float, int]:
 
 
 @pytest.mark.parametrize("median", [12, 30, 60, 100, 150])
-def test_ends_near_the_past_ones_are_seen_within_a_tenth(median: float) -> None:
+def test_ends_near_past_durations_are_detected_within_a_tenth(median: float) -> None:
     plan = a_plan([median * factor for factor in (0.75, 0.8, 0.9, 0.95, 1.0, 1.0, 1.05, 1.1, 1.2, 1.3)])
 
     for duration in (median * percent / 100 for percent in range(75, 131)):
@@ -87,7 +87,7 @@ def test_one_short_task_does_not_hide_that_the_others_take_longer() -> None:
     assert 30 < aware.gap_after(0, polls=0) < 40
 
 
-def test_a_task_that_does_not_end_is_polled_more_and_more_rarely() -> None:
+def test_a_task_that_does_not_end_is_polled_with_growing_delays() -> None:
     plan = a_plan([60.0] * 20)
 
     assert [plan.gap_after(age, polls=12) for age in (700, 1000, 2000)] == [350, 500, 1000]
@@ -114,7 +114,7 @@ def test_every_is_the_longest_interval_and_after_limits_the_first_one_of_a_guess
     assert poll_interval(fresh, known, now=at(0)) == timedelta(seconds=40)
 
 
-def test_a_clock_that_was_set_back_does_not_stop_the_polls() -> None:
+def test_a_clock_set_back_does_not_stop_polls() -> None:
     policy = poll_policy(PollSettings(), a_plan([60.0]))
 
     assert poll_interval(a_task(started_at=at(1000)), policy, now=at(0)) <= timedelta(seconds=60)
@@ -137,7 +137,7 @@ def test_a_task_is_replanned_from_its_last_poll_but_never_into_the_past() -> Non
     assert late.due_at == at(200)
 
 
-def test_a_poll_that_a_push_wants_is_not_replanned() -> None:
+def test_a_poll_caused_by_a_push_is_not_replanned() -> None:
     policy = poll_policy(PollSettings(), a_plan([60.0] * 20))
 
     assert replan(pushed := a_polled_task(count=3, at=at(30), push_at=at(40)), policy, now=at(35)) is pushed

@@ -72,7 +72,7 @@ def test_a_text_that_contains_a_placeholder_keeps_it() -> None:
 
 
 @pytest.mark.parametrize("member", ["callback_url", "external_task_id"])
-def test_an_image_is_neither_an_id_nor_a_url(member: str) -> None:
+def test_an_image_in_place_of_an_id_or_url_is_refused(member: str) -> None:
     with pytest.raises(InvalidRequest, match=member):
         compose(json.dumps({member: LONG}).encode())
 

@@ -42,7 +42,7 @@ def test_a_header_value_hides_its_key_alone_too() -> None:
     assert Redactor([Secret("Bearer canary-0815")]).values("key canary-0815") == "key ***"
 
 
-def test_only_the_newest_secrets_made_while_running_are_hidden() -> None:
+def test_only_the_newest_runtime_secrets_are_remembered_and_hidden() -> None:
     redactor = Redactor([Secret("configured-canary")])
     for number in range(40):
         redactor.add(Secret(f"signed-canary-{number:02}"))

@@ -38,7 +38,7 @@ def reason(routed: RoutedEvent) -> str:
 
 @pytest.mark.parametrize("state", [TaskState.SUCCEED, TaskState.FAILED, TaskState.REJECTED, TaskState.EXPIRED])
 @pytest.mark.parametrize("source", list(Source))
-def test_every_end_is_sent_whoever_reports_it(state: TaskState, source: Source) -> None:
+def test_every_end_is_sent_from_any_source(state: TaskState, source: Source) -> None:
     routed = an_event(state, source=source)
 
     assert reason(routed) == ""
@@ -55,7 +55,7 @@ def test_progress_is_not_sent(state: TaskState) -> None:
     assert routed.task.client_callbacks is ClientCallbacks.FINAL
 
 
-def test_an_end_that_cannot_be_confirmed_is_not_sent_and_leaves_room_for_the_confirmed_one() -> None:
+def test_an_unconfirmed_end_is_not_sent_and_the_confirmed_one_is_sent_later() -> None:
     routed = an_event(TaskState.SUCCEED, trusted=False)
 
     assert reason(routed) == "the event cannot be confirmed"

@@ -152,7 +152,7 @@ def test_the_stuck_alert_can_be_turned_off(never: str, tmp_path: Path) -> None:
         ('give_up_after = "1m"', "poll.give_up_after: (1m) is shorter than every (5m)"),
     ],
 )
-def test_polling_starts_before_it_slows_and_slows_before_it_ends(text: str, fault: str, tmp_path: Path) -> None:
+def test_contradicting_poll_intervals_are_refused(text: str, fault: str, tmp_path: Path) -> None:
     assert fault in config_error(tmp_path, f"[poll]\n{text}")
 
 
@@ -349,7 +349,7 @@ def test_the_schema_has_every_key_with_its_default() -> None:
         ('[retention]\nbodies = "100d"', "config.toml:2: retention.bodies: (100d) is longer than events (90d)"),
     ],
 )
-def test_a_valid_setting_that_is_probably_a_mistake_is_a_warning(text: str, warning: str, tmp_path: Path) -> None:
+def test_a_probable_mistake_in_a_valid_setting_is_a_warning(text: str, warning: str, tmp_path: Path) -> None:
     loaded = load_text(tmp_path, text, KEYED)
 
     (found,) = loaded.warnings

@@ -307,7 +307,7 @@ def test_loopback_is_recognized_by_the_spelling_of_the_host(host: str, here: boo
 
 
 @pytest.mark.parametrize("raw", [1, True, None, [], {}, 1.5])
-def test_text_is_text(raw: object) -> None:
+def test_text_needs_quotes(raw: object) -> None:
     with pytest.raises(InvalidValue, match="must be text in quotes"):
         read_text(raw)
 

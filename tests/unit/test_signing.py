@@ -81,7 +81,7 @@ def test_each_secret_of_a_rotation_signs_and_is_accepted() -> None:
 
 
 @pytest.mark.parametrize("text", ["not base64 at all", "a-url-safe_text", "unpadded-", "abcde", "=abcdefgh"])
-def test_a_secret_that_is_no_base64_and_has_no_prefix_is_its_own_key(text: str) -> None:
+def test_a_secret_without_prefix_or_base64_is_used_as_the_key_itself(text: str) -> None:
     assert signing.decode_key(Secret(text)) == text.encode()
 
 
@@ -103,7 +103,7 @@ def test_a_signature_is_good_for_five_minutes_either_way(drift: timedelta, expec
     assert signing.verify([PLAIN], signed(PLAIN), BODY, now=START + drift) is expected
 
 
-def test_a_signature_without_its_headers_is_absent() -> None:
+def test_missing_signature_headers_count_as_unsigned() -> None:
     assert signing.verify([PLAIN], {"content-type": "application/json"}, BODY, now=START) is SignatureStatus.ABSENT
 
 

@@ -56,5 +56,5 @@ def test_both_parsers_read_the_same_value(document: dict[str, Any], ascii_only: 
         b"",
     ],
 )
-def test_both_parsers_agree_on_what_is_odd(body: bytes) -> None:
+def test_both_parsers_agree_on_odd_bodies(body: bytes) -> None:
     assert repr(_parse(body, fast=True)) == repr(_parse(body, fast=False))

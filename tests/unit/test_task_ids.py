@@ -25,19 +25,19 @@ def test_a_numeric_id_contains_the_creation_time() -> None:
 @pytest.mark.parametrize(
     "kling_id", ["8672", "1" * 19, made(NOW + timedelta(days=400)), "task_01HF8Z", "x" * 23, "१" * 18]
 )
-def test_an_id_that_decodes_to_nonsense_is_a_gateways_own(kling_id: str) -> None:
+def test_an_id_with_an_implausible_time_is_a_gateways_own(kling_id: str) -> None:
     assert created_at_hint(kling_id, now=NOW) is None
     assert describe_id(kling_id, now=NOW) == "not a number of Kling's; probably the gateway's own ID"
 
 
-def test_an_older_id_of_klings_has_no_time() -> None:
+def test_an_id_of_klings_older_form_has_no_time() -> None:
     assert describe_id("CjMT7WdSwWcAAAAAALvB3g", now=NOW) == ""
 
 
 @pytest.mark.parametrize(
     ("seconds", "may_be"), [(-61, False), (-59, True), (0, True), (30, True), (89, True), (91, False)]
 )
-def test_a_span_has_a_minute_to_spare_for_the_clocks(seconds: int, may_be: bool) -> None:
+def test_a_span_has_a_margin_of_a_minute_for_wrong_clocks(seconds: int, may_be: bool) -> None:
     kling_id = made(NOW + timedelta(seconds=seconds))
 
     assert may_be_made_between(kling_id, NOW, NOW + timedelta(seconds=30)) is may_be

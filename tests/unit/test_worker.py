@@ -74,7 +74,7 @@ async def test_any_other_error_ends_the_worker() -> None:
         await run_worker(step, wake=WakeUp(), stop=asyncio.Event(), clock=FakeClock(), name="tests")
 
 
-async def test_draining_waits_for_tasks_that_are_spawned_meanwhile() -> None:
+async def test_draining_waits_for_tasks_spawned_during_it() -> None:
     tasks, ended = TaskSet("test.failed"), []
 
     async def second() -> None:

@@ -50,9 +50,9 @@ async def test_the_authorization_scheme_is_case_insensitive(web: WebApp) -> None
 @pytest.mark.parametrize(
     ("why", "reasons"),
     [("", ["", "It has ended."]), ("No room.", ["No room.", "It has ended."])],
-    ids=["room", "none"],
+    ids=["space", "no space"],
 )
-async def test_a_store_that_accepts_nothing_new_is_not_ready_with_its_reason(why: str, reasons: list[str]) -> None:
+async def test_a_store_that_refuses_new_data_makes_the_service_unready(why: str, reasons: list[str]) -> None:
     async def other_checks() -> Sequence[Check]:
         return [Check(name="store", ok=True), Check(name="dispatcher", ok=False, reason="It has ended.")]
 

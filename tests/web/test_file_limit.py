@@ -60,7 +60,7 @@ def a_listener_with_few_files() -> Iterator[tuple[int, str]]:
         process.communicate()
 
 
-async def test_a_flood_leaves_files_for_a_good_request() -> None:
+async def test_a_flood_of_connections_leaves_descriptors_for_a_good_request() -> None:
     with a_listener_with_few_files() as (port, logged):
         flood = [
             await asyncio.open_connection("127.0.0.1", port, local_addr=(f"127.0.4.{n}", 0)) for n in range(1, 201)

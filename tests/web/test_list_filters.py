@@ -64,7 +64,7 @@ async def test_a_time_without_a_zone_is_refused(web: WebApp) -> None:
 
 @pytest.mark.parametrize("day", ["9999-12-31", "2026-11-30T10:00", "1700000000", "2026-13-01"])
 @pytest.mark.parametrize("path", ["/console/results", "/console/results.zip"])
-async def test_a_text_that_is_no_day_of_results_is_refused(web: WebApp, path: str, day: str) -> None:
+async def test_an_invalid_day_of_results_is_refused(web: WebApp, path: str, day: str) -> None:
     answer = await web.client.get(path, params={"day": day})
 
     assert answer.status_code == 400

@@ -46,7 +46,7 @@ async def send_in_pieces(address: Address, *pieces: bytes) -> bytes:
     ],
 )
 @pytest.mark.parametrize("offer", [OFFER, b"upgrade: websocket\r\nconnection: upgrade\r\n"], ids=["h2c", "websocket"])
-async def test_an_offer_of_another_protocol_keeps_its_body(serve: Serve, offer: bytes, body: bytes) -> None:
+async def test_a_request_with_an_upgrade_offer_keeps_its_body(serve: Serve, offer: bytes, body: bytes) -> None:
     address = await serve(echo, limits=SOON_IDLE)
     whole = POST + offer + body
 
@@ -60,7 +60,7 @@ async def test_an_offer_of_another_protocol_keeps_its_body(serve: Serve, offer: 
     assert twice.count(b"heard hello") == 2
 
 
-async def test_an_offer_keeps_the_connection_open_for_the_next_request(serve: Serve, send_bytes: SendBytes) -> None:
+async def test_an_upgrade_offer_keeps_the_connection_open(serve: Serve, send_bytes: SendBytes) -> None:
     address = await serve(echo, limits=SOON_IDLE)
 
     answer = await send_bytes(address, POST + OFFER + b"content-length: 1\r\n\r\na" + GET + b"\r\n")
@@ -69,7 +69,7 @@ async def test_an_offer_keeps_the_connection_open_for_the_next_request(serve: Se
     assert b"connection: close" not in answer
 
 
-async def test_an_offer_is_hidden_and_every_other_header_is_kept(serve: Serve, send_bytes: SendBytes) -> None:
+async def test_an_upgrade_offer_is_hidden_and_other_headers_are_kept(serve: Serve, send_bytes: SendBytes) -> None:
     address = await serve(show_head)
     offer = OFFER.replace(b"Upgrade,", b"Upgrade, close,")
 
@@ -81,7 +81,9 @@ async def test_an_offer_is_hidden_and_every_other_header_is_kept(serve: Serve, s
     )
 
 
-async def test_many_pipelined_offers_are_refused_like_other_requests(serve: Serve, send_bytes: SendBytes) -> None:
+async def test_many_pipelined_upgrade_offers_are_refused_like_other_requests(
+    serve: Serve, send_bytes: SendBytes
+) -> None:
     address = await serve(echo, limits=ConnectionLimits(pipelined=3))
 
     async with asyncio.timeout(5):
@@ -118,7 +120,7 @@ async def test_a_client_that_closed_its_sending_side_gets_its_responses(serve: S
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", POST + b"content-length: 9\r\n\r\nhalf"])
-async def test_half_a_request_ends_with_its_sending_side(serve: Serve, sent: bytes) -> None:
+async def test_an_incomplete_request_ends_when_the_client_stops_sending(serve: Serve, sent: bytes) -> None:
     address = await serve(echo)
 
     async with asyncio.timeout(5):

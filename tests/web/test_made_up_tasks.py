@@ -23,7 +23,7 @@ async def trigger(web: WebApp, state: str) -> str:
 
 
 @pytest.mark.parametrize("state", ["succeed", "failed", "rejected", "expired", "processing"])
-async def test_a_made_up_task_is_not_costed(web: WebApp, state: str) -> None:
+async def test_a_test_task_has_no_cost(web: WebApp, state: str) -> None:
     task_id = await trigger(web, state)
 
     task = await get(web, f"/api/tasks/{task_id}")

@@ -160,7 +160,7 @@ async def test_a_total_of_the_store_survives_and_never_falls(web: WebApp) -> Non
     assert (await scrape(web))["callbacks_missed_total", ""] == 5
 
 
-def test_the_library_is_imported_by_the_first_scrape_only() -> None:
+def test_the_metrics_library_is_imported_by_the_first_scrape() -> None:
     code = "import sys, receiver.service.bootstrap; print('prometheus_client' in sys.modules)"
 
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -187,7 +187,7 @@ class SlowTotals:
         return StoreSnapshot(tasks={"queued": self.reads})
 
 
-async def test_a_store_that_does_not_answer_leaves_its_values_out_and_is_read_once(
+async def test_values_of_an_unresponsive_store_are_left_out_and_read_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("receiver.web.resources.metrics._MAX_WAIT_SECONDS", 0.01)

@@ -61,7 +61,7 @@ async def write_everywhere(web: WebApp, text: str, number: int) -> None:
     await web.store.tasks.apply(ById(id=task_id), lambda _task, _pending: change)
 
 
-async def test_hostile_texts_add_no_series_without_end(web: WebApp) -> None:
+async def test_hostile_texts_add_a_bounded_number_of_series(web: WebApp) -> None:
     for number in range(60):
         await write_everywhere(web, f"{number} {HOSTILE}", number)
     before = await series(web)

@@ -79,10 +79,10 @@ def capturing_logs(caplog: pytest.LogCaptureFixture) -> Iterator[CapturedLogs]:
 REJECTIONS = [
     pytest.param(POST + b"content-length: 2\r\n\r\n{}", False, 404, id="unknown"),
     pytest.param(POST.replace(b" HTTP", b"/ HTTP") + b"content-length: 0\r\n\r\n", False, 404, id="another path"),
-    pytest.param(POST + b"content-length: 2\r\n\r\n{}", MalformedBody("It is no JSON."), 400, id="unreadable"),
-    pytest.param(POST + b"content-length: 2\r\n\r\n{}", StoreUnavailable("It is full."), 503, id="no room"),
+    pytest.param(POST + b"content-length: 2\r\n\r\n{}", MalformedBody("It is no JSON."), 400, id="malformed JSON"),
+    pytest.param(POST + b"content-length: 2\r\n\r\n{}", StoreUnavailable("It is full."), 503, id="a full store"),
     pytest.param(POST + b"content-length: 2\r\n\r\n{}", StoreBroken("It broke."), 503, id="a broken store"),
-    pytest.param(POST + b"content-length: 2\r\n\r\n{}", KeyError(TOKEN), 500, id="a fault that quotes it"),
+    pytest.param(POST + b"content-length: 2\r\n\r\n{}", KeyError(TOKEN), 500, id="an error that quotes the token"),
     pytest.param(POST + b"content-length: 2000\r\n\r\n{}", True, 413, id="too large"),
     pytest.param(
         POST + b"transfer-encoding: chunked\r\n\r\n" + (b"258\r\n" + b"x" * 600 + b"\r\n") * 3, True, 413, id="a stream"

@@ -15,7 +15,7 @@ from receiver.web.server.problems import Problem
 LOCAL, ANY, OTHER = "127.0.0.1", "0.0.0.0", "192.0.2.7"
 
 
-async def test_a_tool_on_this_machine_reads_the_document_without_a_token(web: WebApp) -> None:
+async def test_a_local_tool_may_read_the_document_without_a_token(web: WebApp) -> None:
     async with plain_http(base_url=f"http://{web.admin}") as client:
         answers = [await client.request(method, "/openapi.json") for method in ("GET", "HEAD")]
 
@@ -58,14 +58,14 @@ async def test_a_forwarded_request_needs_the_token(web: WebApp, headers: dict[st
         (LOCAL, LOCAL, None, False),
     ],
 )
-async def test_both_ends_and_the_listener_must_be_loopback(
+async def test_local_access_needs_loopback_on_both_ends_and_the_listener(
     listen: str, server: str, peer: str | None, is_open: bool
 ) -> None:
     assert await passes(listen, server, peer, path="/openapi.json", method="GET") is is_open
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/openapi.json"), ("GET", "/api/tasks"), ("GET", "/metrics")])
-async def test_nothing_else_is_open_on_loopback(method: str, path: str) -> None:
+async def test_no_other_path_is_open_on_loopback(method: str, path: str) -> None:
     assert not await passes(LOCAL, LOCAL, LOCAL, path=path, method=method)
 
 

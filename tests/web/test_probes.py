@@ -65,7 +65,7 @@ def test_nodes_with_the_same_admin_token_answer_each_others_probes() -> None:
 
 
 @pytest.mark.parametrize("token", ["", "x", "x" * 43, "\u00e9" * 43, "A" * 42 + "=", "A" * 1000])
-def test_a_made_up_token_is_no_probe(token: str) -> None:
+def test_an_invented_token_is_not_a_probe(token: str) -> None:
     registry = ProbeRegistry(clock=FakeClock())
     registry.share(Secret("token"))
 
@@ -74,7 +74,7 @@ def test_a_made_up_token_is_no_probe(token: str) -> None:
     assert registry.take(("B" if changed[0] == "A" else "A") + changed[1:]) is None
 
 
-def test_a_probe_that_is_spelled_differently_is_answered_once_too() -> None:
+def test_a_probe_is_answered_once_in_any_spelling_of_its_token() -> None:
     registry = ProbeRegistry(clock=FakeClock())
     probe = registry.register()
     token = probe.token.reveal()
@@ -83,7 +83,7 @@ def test_a_probe_that_is_spelled_differently_is_answered_once_too() -> None:
     assert [registry.take(each) for each in spellings].count(probe) == 1
 
 
-async def test_a_token_of_a_task_never_looks_for_probes(serve: Serve) -> None:
+async def test_the_token_of_a_task_is_never_looked_up_as_a_probe(serve: Serve) -> None:
     class NoProbes(ProbeRegistry):
         def take(self, token: str) -> None:
             raise AssertionError(token)

@@ -194,13 +194,13 @@ async def test_another_method_of_a_path_is_refused_with_those_allowed(
 @pytest.mark.parametrize(
     ("why", "status"), [("👨‍👩‍👧 \U0001fae9", 200), ("a\nb", 400), ("\x1b[2J", 400), ("\u202eevil", 400)]
 )
-async def test_a_line_may_have_any_character_that_shows_what_it_is(web: WebApp, why: str, status: int) -> None:
+async def test_a_line_may_not_contain_invisible_or_control_characters(web: WebApp, why: str, status: int) -> None:
     answer = await web.client.post("/api/routes/publish/hold", json={"why": why})
 
     assert answer.status_code == status
 
 
-async def test_null_stands_for_a_missing_text_and_a_whole_number_may_have_a_point(web: WebApp) -> None:
+async def test_null_counts_as_missing_and_5_0_as_a_whole_number(web: WebApp) -> None:
     held = await web.client.post("/api/routes/publish/hold", json={"why": None})
     tried = await web.client.post("/api/routes/publish/backtest", content='{"last": 5.0}')
 

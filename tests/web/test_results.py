@@ -91,7 +91,7 @@ async def test_other_ranges_get_the_whole_file(web: WebApp, result: StoredResult
     assert (answer.status_code, answer.content) == (200, CONTENT)
 
 
-async def test_a_player_of_a_page_gets_a_video_in_parts(web: WebApp, tmp_path: Path) -> None:
+async def test_a_video_player_gets_a_file_in_ranges(web: WebApp, tmp_path: Path) -> None:
     result = await an_archived_file(web, tmp_path, CONTENT * 20, content_type="video/mp4")
     headers = {"range": "bytes=100-"}
 
@@ -112,7 +112,7 @@ async def test_a_range_after_the_end_is_refused(web: WebApp, result: StoredResul
     assert answer.json()["code"] == "range_not_satisfiable"
 
 
-async def test_a_client_with_the_file_does_not_get_it_again(web: WebApp, result: StoredResult) -> None:
+async def test_a_client_that_has_the_file_gets_304(web: WebApp, result: StoredResult) -> None:
     tag = f'"{result.asset.sha256.hex()}"'
 
     same = await web.client.get(path_of(result), headers={"if-none-match": f'"other", W/{tag}'})
@@ -170,7 +170,7 @@ async def test_a_file_of_another_type_is_a_download(web: WebApp, tmp_path: Path,
         "9999999999.png",
     ],
 )
-async def test_no_other_name_is_served(web: WebApp, result: StoredResult, name: str) -> None:
+async def test_only_recorded_file_names_are_served(web: WebApp, result: StoredResult, name: str) -> None:
     answer = await web.client.get(path_of(result, name))
 
     assert answer.status_code == 404

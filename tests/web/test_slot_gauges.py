@@ -15,7 +15,7 @@ LIMITS = [
 ]
 
 
-def test_models_that_clients_invent_share_a_label() -> None:
+def test_unknown_models_share_a_label() -> None:
     used = {"video/kling-v2-6": 1, "video/my-model": 2, "image/invented": 3, "image/invented-too": 4, "video": 5}
 
     found = slots(StoreSnapshot(slots_in_use=used), LIMITS).values

@@ -69,7 +69,7 @@ async def test_an_event_is_streamed_at_once(web: WebApp) -> None:
         assert await next_ids(reader, 2) == happened
 
 
-async def test_the_very_first_event_is_not_missed(web: WebApp) -> None:
+async def test_a_stream_includes_the_first_event_of_an_empty_store(web: WebApp) -> None:
     async with listening(web) as reader:
         happened = await add_events(web)
 
