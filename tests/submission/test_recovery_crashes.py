@@ -27,7 +27,9 @@ class Crash(BaseException):
 class CrashingProxy:
     """Stands before a store or a Kling; the process dies before or after a certain call, and no other is made."""
 
-    _CALLS = frozenset({"add", "apply", "claim_tasks", "add_events", "create", "find_by_external_id", "query"})
+    _CALLS = frozenset(
+        {"add", "apply", "apply_all", "claim_tasks", "add_events", "create", "find_by_external_id", "query"}
+    )
 
     def __init__(self, real: Any, counter: "CrashCounter") -> None:
         self._real = real
