@@ -1,15 +1,14 @@
 """The data of alerts: what happened, what it is about, and what to do."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
-from receiver.domain.api_schema.json_object import Amount, Day, JsonObject, SparseObject, Timestamp, Url
+from receiver.domain.api_schema.json_object import Amount, Day, JsonObject, SparseObject, Timestamp, Url, definition
 from receiver.domain.api_schema.tasks import TaskSummary
 from receiver.domain.model import HeldBy, TaskState
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class AlertData(SparseObject):
     """What every alert says."""
 
@@ -21,7 +20,7 @@ class AlertData(SparseObject):
     """True for a test event; otherwise missing."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class RouteAlertData(AlertData):
     """Why a route is or was held."""
 
@@ -33,7 +32,7 @@ class RouteAlertData(AlertData):
     held_at: Timestamp | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class RejectionAlertData(AlertData):
     """Which route's destination rejects events."""
 
@@ -42,7 +41,7 @@ class RejectionAlertData(AlertData):
     """The answer to the last event."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class DeadDeliveryAlertData(AlertData):
     """Which delivery was given up, and why."""
 
@@ -55,7 +54,7 @@ class DeadDeliveryAlertData(AlertData):
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class AccountScope(JsonObject):
     """The part of the account that an issue concerns."""
 
@@ -64,7 +63,7 @@ class AccountScope(JsonObject):
     """Name of the pack or the resource; empty for the account."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class AccountAlertData(AlertData):
     """What Kling refuses."""
 
@@ -74,14 +73,14 @@ class AccountAlertData(AlertData):
     concerns: AccountScope
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class AccountRecoveredData(AlertData):
     """What Kling accepts again."""
 
     concerns: AccountScope
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class CallbackAlertData(AlertData):
     """How many callbacks did not arrive."""
 
@@ -90,7 +89,7 @@ class CallbackAlertData(AlertData):
     """Number of tasks that ended last and were counted."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class SubmitAlertData(AlertData):
     """A create whose answer was lost."""
 
@@ -98,7 +97,7 @@ class SubmitAlertData(AlertData):
     task: TaskSummary
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class StuckAlertData(AlertData):
     """A task that has not ended in time."""
 
@@ -111,7 +110,7 @@ class StuckAlertData(AlertData):
     task: TaskSummary
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class ContradictionAlertData(AlertData):
     """A task of which Kling reports another end than the stored one."""
 
@@ -120,7 +119,7 @@ class ContradictionAlertData(AlertData):
     task: TaskSummary
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class MissingResult(SparseObject):
     """A result that is or was not archived."""
 
@@ -133,7 +132,7 @@ class MissingResult(SparseObject):
     """The file, once it is archived."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class AssetAlertData(AlertData):
     """Results that are or were not archived."""
 
@@ -144,7 +143,7 @@ class AssetAlertData(AlertData):
     """Missing if the task is deleted."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class BillAlertData(AlertData):
     """What differs between Kling's ledgers and the stored costs, for whole days in UTC."""
 
@@ -159,7 +158,7 @@ class BillAlertData(AlertData):
     examples: Mapping[str, Sequence[str]]
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class AlertPack(JsonObject):
     """A prepaid pack of the account, with exact amounts."""
 
@@ -170,14 +169,14 @@ class AlertPack(JsonObject):
     expires_at: Timestamp | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class PackAlertData(AlertData):
     """A pack that is nearly used up, or not any more."""
 
     pack: AlertPack
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class DiskAlertData(AlertData):
     """The free space of the store's disk."""
 

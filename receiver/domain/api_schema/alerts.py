@@ -1,12 +1,10 @@
 """Tracked alerts in the admin API."""
 
-from dataclasses import dataclass
-
-from receiver.domain.api_schema.json_object import JsonObject, Timestamp
+from receiver.domain.api_schema.json_object import JsonObject, Timestamp, definition
 from receiver.domain.tracked_alerts import AlertState, ClosedBy
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class Acknowledgement(JsonObject):
     """Who knows an alert."""
 
@@ -15,7 +13,7 @@ class Acknowledgement(JsonObject):
     note: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class TrackedAlert(JsonObject):
     """An alert from its first report to its end."""
 

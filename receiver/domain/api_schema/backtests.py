@@ -1,12 +1,11 @@
 """What a route would do with stored events."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from receiver.domain.api_schema.json_object import JsonObject, Timestamp
+from receiver.domain.api_schema.json_object import JsonObject, Timestamp, definition
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class BacktestItem(JsonObject):
     """What a route would do with a stored event."""
 
@@ -21,7 +20,7 @@ class BacktestItem(JsonObject):
     """The start of what the destination would get; empty if the route does not want the event."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class Backtest(JsonObject):
     """What a route would do with stored events, newest first."""
 

@@ -1,15 +1,14 @@
 """The responses of the admin API about the configuration."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated
 
-from receiver.domain.api_schema.json_object import JsonObject, SchemaOf
+from receiver.domain.api_schema.json_object import JsonObject, SchemaOf, definition
 
 SettingValue = Annotated[object, SchemaOf(bool | float | str | list[bool | float | str] | None)]
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class ChangedSetting(JsonObject):
     """A setting that differs. Values that may not be shown are null."""
 
@@ -19,7 +18,7 @@ class ChangedSetting(JsonObject):
     after: SettingValue
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class RemovedRoute(JsonObject):
     """A route that is no longer configured."""
 
@@ -28,7 +27,7 @@ class RemovedRoute(JsonObject):
     """Its pending deliveries. They are kept, and continue when a route with this name is configured again."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class ConfigChanges(JsonObject):
     """What differs between the running configuration and the file."""
 

@@ -1,11 +1,9 @@
 """What the admin API says about the console."""
 
-from dataclasses import dataclass
-
-from receiver.domain.api_schema.json_object import JsonObject, Timestamp
+from receiver.domain.api_schema.json_object import JsonObject, Timestamp, definition
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class ConsoleLink(JsonObject):
     """A link that logs a browser in to the console, once."""
 

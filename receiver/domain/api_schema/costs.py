@@ -1,12 +1,11 @@
 """Costs of tasks, and the comparison of Kling's ledgers with them. Amounts are exact, and text."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from receiver.domain.api_schema.json_object import Amount, JsonObject, Timestamp
+from receiver.domain.api_schema.json_object import Amount, JsonObject, Timestamp, definition
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class CostTotal(JsonObject):
     """The costs of a group of tasks."""
 
@@ -17,7 +16,7 @@ class CostTotal(JsonObject):
     """Exact amounts by unit."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class CostReport(JsonObject):
     """The costs of tasks by a grouping, and in total."""
 
@@ -30,7 +29,7 @@ class CostReport(JsonObject):
     total: CostTotal
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class CostEstimate(JsonObject):
     """What a task will probably cost, from the charges of past tasks with the same model and options."""
 
@@ -48,7 +47,7 @@ class CostEstimate(JsonObject):
     """One line for people."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class UnknownCharge(JsonObject):
     """A task that Kling billed and that is not in the store."""
 
@@ -62,7 +61,7 @@ class UnknownCharge(JsonObject):
     api_key_name: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class OwnCharge(JsonObject):
     """A task of ours, with the amounts that were stored for it."""
 
@@ -74,14 +73,14 @@ class OwnCharge(JsonObject):
     """Null if Kling reported no cost with the task."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class DifferentCharge(OwnCharge):
     """A task whose stored amounts are not what Kling billed."""
 
     billed: Mapping[str, Amount]
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class Pack(JsonObject):
     """A prepaid pack of the account, and what is left of it. The figures may be 12 hours late."""
 
@@ -93,7 +92,7 @@ class Pack(JsonObject):
     expires_at: Timestamp | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class BillReport(JsonObject):
     """Kling's ledgers compared with the stored costs."""
 

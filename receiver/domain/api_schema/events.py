@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, RootModel
@@ -24,14 +23,14 @@ from receiver.domain.api_schema.alert_data import (
     StuckAlertData,
     SubmitAlertData,
 )
-from receiver.domain.api_schema.json_object import JsonObject, SparseObject, Timestamp
+from receiver.domain.api_schema.json_object import JsonObject, SparseObject, Timestamp, definition
 from receiver.domain.api_schema.reports import ReportEvent
 from receiver.domain.api_schema.tasks import Assets, BatchSummary, Results, TaskSummary
 from receiver.domain.listed_state import ListedState
 from receiver.domain.model import Json, Source, TaskState, Verification
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class TaskData(SparseObject):
     """What happened to a task."""
 
@@ -51,7 +50,7 @@ class TaskData(SparseObject):
     """True for a test event; otherwise missing."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class FinishedTask(TaskSummary):
     """A finished task of a batch, with its results."""
 
@@ -61,7 +60,7 @@ class FinishedTask(TaskSummary):
     assets: Assets
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class BatchData(SparseObject):
     """How the tasks of a batch ended."""
 
@@ -78,12 +77,12 @@ class BatchData(SparseObject):
     """True for a test event; otherwise missing."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class _Event(JsonObject):
     timestamp: Timestamp
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class TaskEvent(_Event):
     """A new state of a task."""
 
@@ -91,7 +90,7 @@ class TaskEvent(_Event):
     data: TaskData
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class BatchEvent(_Event):
     """All tasks of a batch are finished."""
 
@@ -99,7 +98,7 @@ class BatchEvent(_Event):
     data: BatchData
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class RouteAlert(_Event):
     """A route is held, or delivers again."""
 
@@ -107,7 +106,7 @@ class RouteAlert(_Event):
     data: RouteAlertData
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class RejectionAlert(_Event):
     """A destination rejects several events in a row."""
 
@@ -115,7 +114,7 @@ class RejectionAlert(_Event):
     data: RejectionAlertData
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class DeadDeliveryAlert(_Event):
     """A delivery was given up."""
 
@@ -123,7 +122,7 @@ class DeadDeliveryAlert(_Event):
     data: DeadDeliveryAlertData
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class AccountAlert(_Event):
     """Kling refuses calls of this account."""
 
@@ -131,7 +130,7 @@ class AccountAlert(_Event):
     data: AccountAlertData
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class AccountRecoveredAlert(_Event):
     """Kling accepts calls of this account again."""
 
@@ -139,7 +138,7 @@ class AccountRecoveredAlert(_Event):
     data: AccountRecoveredData
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class CallbackAlert(_Event):
     """Kling's callbacks do not arrive, or arrive again."""
 
@@ -147,7 +146,7 @@ class CallbackAlert(_Event):
     data: CallbackAlertData
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class SubmitAlert(_Event):
     """It is unknown whether Kling created a task."""
 
@@ -155,7 +154,7 @@ class SubmitAlert(_Event):
     data: SubmitAlertData
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class StuckAlert(_Event):
     """A task is still running after `[poll] stuck_after`."""
 
@@ -163,7 +162,7 @@ class StuckAlert(_Event):
     data: StuckAlertData
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class ContradictionAlert(_Event):
     """Kling reports another end of a task than the stored one."""
 
@@ -171,7 +170,7 @@ class ContradictionAlert(_Event):
     data: ContradictionAlertData
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class AssetAlert(_Event):
     """Results were not archived in time, or were archived late."""
 
@@ -179,7 +178,7 @@ class AssetAlert(_Event):
     data: AssetAlertData
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class DiskAlert(_Event):
     """The store's disk is full, or has space again."""
 
@@ -187,7 +186,7 @@ class DiskAlert(_Event):
     data: DiskAlertData
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class BillAlert(_Event):
     """Kling's ledgers differ from the stored costs."""
 
@@ -195,7 +194,7 @@ class BillAlert(_Event):
     data: BillAlertData
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class PackAlert(_Event):
     """A pack is nearly used up, or not any more."""
 

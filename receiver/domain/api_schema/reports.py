@@ -1,14 +1,13 @@
 """The data of the daily report."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
-from receiver.domain.api_schema.json_object import Amount, JsonObject, SparseObject, Timestamp
+from receiver.domain.api_schema.json_object import Amount, JsonObject, SparseObject, Timestamp, definition
 from receiver.domain.model import TaskState
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class HeldRoute(JsonObject):
     """A route that is held."""
 
@@ -17,7 +16,7 @@ class HeldRoute(JsonObject):
     why: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class AlertCounts(JsonObject):
     """The number of alerts that are not closed."""
 
@@ -25,7 +24,7 @@ class AlertCounts(JsonObject):
     acknowledged: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class DailyReportData(SparseObject):
     """What happened since the last report, and what is so now."""
 
@@ -51,7 +50,7 @@ class DailyReportData(SparseObject):
     """True for a test event; otherwise missing."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class ReportEvent(JsonObject):
     """The daily report."""
 

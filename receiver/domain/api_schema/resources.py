@@ -1,10 +1,9 @@
 """The responses of the admin API, apart from tasks, batches and events."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from receiver.domain.api_schema.json_object import JsonObject, SchemaOf, SparseObject, Timestamp, Url
+from receiver.domain.api_schema.json_object import JsonObject, SchemaOf, SparseObject, Timestamp, Url, definition
 from receiver.domain.api_schema.tasks import SubmittedTask, Task
 from receiver.domain.listed_state import ListedState
 from receiver.domain.model import (
@@ -21,7 +20,7 @@ from receiver.domain.replays import ReplayState
 Outcome = Annotated[str, SchemaOf(Literal["accepted", "failed", "refused"])]
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class Problem(JsonObject):
     """An error (RFC 9457)."""
 
@@ -34,7 +33,7 @@ class Problem(JsonObject):
     """The kind of error, for programs."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class TaskRefused(Problem):
     """The error of a submit that Kling refused."""
 
@@ -44,14 +43,14 @@ class TaskRefused(Problem):
     """The task, which is stored as rejected. Its `message` is Kling's reason."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class TaskCounts(JsonObject):
     """The number of tasks in each state."""
 
     counts: Mapping[ListedState, int]
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class CallbackUrl(JsonObject):
     """A new callback URL and its task."""
 
@@ -59,7 +58,7 @@ class CallbackUrl(JsonObject):
     callback_url: Url
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class Endpoint(JsonObject):
     """One of Kling's endpoints."""
 
@@ -75,7 +74,7 @@ class Endpoint(JsonObject):
     list: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class RouteTestOutcome(JsonObject):
     """The outcome of an attempt."""
 
@@ -88,7 +87,7 @@ class RouteTestOutcome(JsonObject):
     duration_ms: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class Attempt(RouteTestOutcome):
     """An attempt at a delivery."""
 
@@ -96,7 +95,7 @@ class Attempt(RouteTestOutcome):
     started_at: Timestamp
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class Delivery(JsonObject):
     """A delivery."""
 
@@ -114,14 +113,14 @@ class Delivery(JsonObject):
     in_flight: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class DeliveryDetails(Delivery):
     """A delivery and its attempts."""
 
     attempts_made: Sequence[Attempt]
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class Route(JsonObject):
     """A route and its state."""
 
@@ -142,7 +141,7 @@ class Route(JsonObject):
     oldest_pending_at: Timestamp | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class ReplaySelection(JsonObject):
     """Which events a replay delivers again."""
 
@@ -156,7 +155,7 @@ class ReplaySelection(JsonObject):
     to_route: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class Replay(JsonObject):
     """A replay and its progress."""
 
@@ -173,7 +172,7 @@ class Replay(JsonObject):
     finished_at: Timestamp | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class ReplayCount(JsonObject):
     """How many deliveries a replay would create for a route, by present status."""
 
@@ -184,7 +183,7 @@ class ReplayCount(JsonObject):
     newest_at: Timestamp
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class ReplaySample(JsonObject):
     """A delivery that a replay would create."""
 
@@ -196,7 +195,7 @@ class ReplaySample(JsonObject):
     created_at: Timestamp
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class ReplayPreview(JsonObject):
     """What a replay would deliver."""
 
@@ -206,7 +205,7 @@ class ReplayPreview(JsonObject):
     sample: Sequence[ReplaySample]
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class Push(JsonObject):
     """A push about a task, as received."""
 
@@ -223,7 +222,7 @@ class Push(JsonObject):
     bytes: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class RouteDecision(JsonObject):
     """Whether a route gets an event, and why."""
 
@@ -232,7 +231,7 @@ class RouteDecision(JsonObject):
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class ExplainedEvent(JsonObject):
     """An event of a task, with the routes' decisions and its deliveries."""
 
@@ -247,7 +246,7 @@ class ExplainedEvent(JsonObject):
     deliveries: Sequence[DeliveryDetails]
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class AuditEntry(JsonObject):
     """An action of an operator."""
 
@@ -258,7 +257,7 @@ class AuditEntry(JsonObject):
     why: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class TaskStep(JsonObject):
     """A step of a task: its create, Kling's answer, or the download of one result."""
 
@@ -268,7 +267,7 @@ class TaskStep(JsonObject):
     text: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class TaskExplanation(JsonObject):
     """Everything stored about a task, and the next step."""
 
@@ -287,14 +286,14 @@ class TaskExplanation(JsonObject):
     """What happens next, or what an operator must do."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class Liveness(JsonObject):
     """The service responds."""
 
     ok: Literal[True]
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class Check(JsonObject):
     """One condition of readiness."""
 
@@ -304,7 +303,7 @@ class Check(JsonObject):
     """Why it is not met. It is public."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class Readiness(JsonObject):
     """Whether the service is ready, and the conditions."""
 
@@ -312,7 +311,7 @@ class Readiness(JsonObject):
     checks: Sequence[Check]
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class Node(JsonObject):
     """A process that uses the database."""
 
@@ -327,7 +326,7 @@ class Node(JsonObject):
     """The background work that it does for all nodes: `kling`, `delivering`, `archiving`, `housekeeping`."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class Diagnostics(JsonObject):
     """The running process."""
 
@@ -351,7 +350,7 @@ class Diagnostics(JsonObject):
     """The conditions of readiness."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class Probe(JsonObject):
     """A registered probe of the public URL."""
 
@@ -362,7 +361,7 @@ class Probe(JsonObject):
     expires_at: Timestamp
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class OpenApiDocument(SparseObject):
     """An OpenAPI 3.1 document."""
 
