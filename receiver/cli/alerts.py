@@ -83,7 +83,7 @@ def ack(
     alert: Annotated[str, ALERT_ID, Parameter(help="ID of the alert.")],
     /,
     *,
-    note: Annotated[str, TEXT, Parameter(help="Note for the others, and for the audit log.")] = "",
+    note: Annotated[str, TEXT, Parameter(help="Note for other operators, and for the audit log.")] = "",
     output: ClientOptions = CLIENT,
 ) -> int:
     """Acknowledge an alert: it stays quiet until it changes."""

@@ -62,7 +62,7 @@ _COMMANDS = (
     ("receiver.cli.deliveries:deliveries", "deliveries", EVENTS, "List, show and retry deliveries."),
     ("receiver.cli.replay:replay", "replay", EVENTS, "Redeliver dead deliveries, or send past events to a new route."),
     ("receiver.cli.routes:routes", "routes", EVENTS, "List, test, hold and release routes."),
-    ("receiver.cli.trigger:trigger", "trigger", EVENTS, "Send a made-up task through the routes, marked as a test."),
+    ("receiver.cli.trigger:trigger", "trigger", EVENTS, "Send a test task through the routes, marked as a test."),
     ("receiver.cli.listen:listen", "listen", EVENTS, "Forward events to a program under development."),
     (
         "receiver.cli.explain:explain",

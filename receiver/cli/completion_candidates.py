@@ -38,7 +38,7 @@ def states(_: "Context") -> Sequence[Proposal]:
 
 
 def reached_states(_: "Context") -> Sequence[Proposal]:
-    """Propose the states that a made-up task can reach."""
+    """Propose the states that a test task can reach."""
     return [state for state in TaskState if state not in _BEFORE_KLING]
 
 

@@ -211,7 +211,7 @@ DeliveryId: TypeAlias = Annotated[str, DELIVERY_ID, Parameter(help="ID of the de
 EventId: TypeAlias = Annotated[str, EVENT_ID, Parameter(help="ID of the event.")]
 Label: TypeAlias = Annotated[str | None, LABEL, Parameter(help="Label of the task, for your own use.")]
 Reason: TypeAlias = Annotated[str, TEXT, Parameter(help="Reason, for the audit log.")]
-ReplayId: TypeAlias = Annotated[str, REPLAY_ID, Parameter(help="ID of the replay.")]
+ReplayId: TypeAlias = Annotated[str, REPLAY_ID, Parameter(name="REPLAY", help="ID of the replay.")]
 RouteName: TypeAlias = Annotated[str, ROUTE, Parameter(help="Name of the route.")]
 TagFilter: TypeAlias = Annotated[
     list[str] | None, KEY_VALUE, Parameter(help="Only tasks with this tag, key=value. May be repeated.")

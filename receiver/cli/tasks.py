@@ -159,7 +159,7 @@ def cancel(
 @tasks.command
 def retry(
     task: Annotated[
-        list[str] | None, TASK_ID, Parameter(help="IDs of the tasks: ours, Kling's, or external ones.")
+        list[str] | None, TASK_ID, Parameter(help="IDs of the tasks: the receiver's, Kling's or external.")
     ] = None,
     /,
     *,
@@ -183,7 +183,7 @@ def retry(
 
 @tasks.command
 def delete(
-    task: Annotated[list[str], Parameter(help="IDs of the tasks: ours, Kling's, or external ones.")],
+    task: Annotated[list[str], Parameter(help="IDs of the tasks: the receiver's, Kling's or external.")],
     /,
     *,
     results: Annotated[bool, Parameter(negative=(), help="Remove the archived files and objects too.")] = False,

@@ -1,4 +1,4 @@
-"""`kling-receiver trigger`: a made-up task that goes the whole way, to try routes and destinations."""
+"""`kling-receiver trigger`: sends a test task through every step, to try routes and destinations."""
 
 from typing import Annotated
 
@@ -24,7 +24,7 @@ def trigger(
     tag: Tags = None,
     output: ClientOptions = CLIENT,
 ) -> int:
-    """Send a made-up task through the routes, as if Kling had reported it. It is marked as a test and never billed."""
+    """Send a test task through the routes, as if Kling had reported it. It is marked as a test and never billed."""
     fields = {"state": state, "endpoint": endpoint, "label": label, "tags": key_values("--tag", tag or [])}
     try:
         with usage_errors(), output.connect() as client:

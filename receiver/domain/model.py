@@ -51,7 +51,7 @@ class Origin(StrEnum):
     GATEWAY = "gateway"  # a client that uses the receiver as if it were Kling
     API = "api"  # POST /api/tasks, also the CLI's submit
     MINTED = "minted"  # a callback URL for a job submitted elsewhere
-    TEST = "test"  # made up by `trigger`: unknown to Kling, never billed
+    TEST = "test"  # created by `trigger`: unknown to Kling, never billed
 
 
 class ClientCallbacks(StrEnum):

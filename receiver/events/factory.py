@@ -95,7 +95,7 @@ class EventFactory:
         return self._internal_event(ALERT_PREFIX + name, data, at=at, task=task)
 
     def sample(self, event: Event, task: Task) -> RoutedEvent:
-        """Return a made-up event of a test task, routed like a real one that is trusted. Nothing is archived."""
+        """Return the event of a test task, routed like a real one that is trusted. Nothing is archived."""
         data: Json = json.loads(event.envelope)["data"]
         decisions = self._decide(event.type, event.body, task.endpoint, data, trusted=True)
         return self._with_deliveries(replace(event, decisions=tuple(decisions)))

@@ -67,7 +67,7 @@ def a_task(state: TaskState, *, ids: Ids, at: datetime, endpoint: str) -> Task:
 
 
 def task_event(task: Task, *, ids: Ids, assets: Sequence[Asset] = ()) -> Event:
-    """Return the event of a made-up task's state."""
+    """Return a sample event of a task's state."""
     event_id, kind = ids.new("evt"), "videos" if (task.endpoint or "").startswith("videos/") else "images"
     result = {kind: [{"index": 0, "url": _URLS[kind]}]} if task.state is TaskState.SUCCEED else {}
     is_klings = task.state in _KLING_WORDS

@@ -16,7 +16,7 @@ Kind: TypeAlias = Literal["create", "answer", "download"]
 _ORIGINS = {
     Origin.API: "stored from the API",
     Origin.GATEWAY: "stored from the gateway",
-    Origin.TEST: "made up by `trigger`, to test the routes",
+    Origin.TEST: "created by `trigger`, to test the routes",
     Origin.MINTED: "callback URL created, for a job that is submitted elsewhere",
 }
 _ASSET_ALERTS = ("alert.asset_lost", "alert.asset_expiring")

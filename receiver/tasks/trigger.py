@@ -1,4 +1,4 @@
-"""Sends a made-up task the whole way: stored, routed and delivered, marked as a test, never billed.
+"""Sends a test task through every step: stored, routed and delivered, marked as a test, never billed.
 
 No callback and no poll can touch it: it has no token, it is never due, and Kling does not know its id.
 """
@@ -47,7 +47,7 @@ class TriggerService:
         label: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> Task:
-        """Send a made-up task through all states up to *state*, and return it. Raises InvalidRequest."""
+        """Send a test task through all states up to *state*, and return it. Raises InvalidRequest."""
         if state not in _WAY:
             raise InvalidRequest(
                 f"A test task cannot reach the state {state.value!r}.", remedy=f"Use one of: {', '.join(_WAY)}."

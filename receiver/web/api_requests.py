@@ -221,7 +221,7 @@ class RouteTestRequest(Body):
     type: Annotated[types.RequiredLine, Field(json_schema_extra={"enum": [*sample_names()]})] = "succeed"
     """A task's state, `batch`, `report`, or an alert such as `alert.route_held`."""
     endpoint: types.OptionalLine = None
-    """Endpoint of the made-up task; default: images/multi-image2image."""
+    """Endpoint of the test task; default: images/multi-image2image."""
 
 
 class BacktestRequest(Body):
@@ -262,7 +262,7 @@ class AcknowledgeRequest(Body):
     """What an operator notes about an alert."""
 
     note: types.Text = ""
-    """Note for the others, and for the audit log."""
+    """Note for other operators, and for the audit log."""
 
 
 def _name_alone(value: object) -> object:
@@ -277,7 +277,7 @@ class LabelRequest(Body):
 
 
 class TriggerRequest(LabelRequest):
-    """Which made-up task to send through the routes."""
+    """Which test task to send through the routes."""
 
     state: types.ReachableState
     """The state that the task reaches."""

@@ -76,7 +76,7 @@ def test_a_page_of_docs_can_be_json(capsys: Out) -> None:
     assert json.loads(capsys.readouterr().out) == {
         "subject": "alerts",
         "title": "Alerts",
-        "purpose": "What the service reports when something needs an operator, and what to do.",
+        "purpose": "Each alert, when it is raised, and what to do.",
         "markdown": (FOLDER / "alerts.md").read_text(encoding="utf-8"),
     }
 

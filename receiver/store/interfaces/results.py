@@ -29,7 +29,7 @@ class TaskResults(msgspec.Struct, frozen=True, kw_only=True):
 class ResultFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which results to list: those of tasks created in a period, of a batch, with tags.
 
-    Without ``with_tests``, the made-up tasks of ``trigger`` are left out.
+    Without ``with_tests``, the test tasks of ``trigger`` are left out.
     """
 
     since: datetime | None = None

@@ -247,7 +247,7 @@ OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
     "/api/trigger": {
         "post": _post(
             "triggerTask",
-            "Send a made-up task through the routes, marked as a test",
+            "Send a test task through the routes, marked as a test",
             tasks.Task,
             requests.TriggerRequest,
             HTTPStatus.CREATED,

@@ -24,7 +24,7 @@ class TriggerService(Protocol):
         label: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> Task:
-        """Send a made-up task through all states up to *state*."""
+        """Send a test task through all states up to *state*."""
         ...
 
 
@@ -35,7 +35,7 @@ class TriggerApi:
         self._trigger = trigger
 
     async def create(self, request: Request) -> Response:
-        """Send a made-up task through the routes."""
+        """Send a test task through the routes."""
         read_query(request, NoQuery)
         body = await read_json_body(request, TriggerRequest)
         task = await self._trigger.trigger(body.state, endpoint=body.endpoint, label=body.label, tags=body.tags)

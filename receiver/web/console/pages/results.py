@@ -45,7 +45,7 @@ def _read_day(value: object) -> object:
 class ResultQuery(Query):
     """Which results to show or to download. ``id`` selects tasks. A form sends empty fields; they count as missing.
 
-    ``tests`` shows the made-up tasks of ``trigger`` too.
+    ``tests`` shows the test tasks of ``trigger`` too.
     """
 
     day: Annotated[datetime | None, BeforeValidator(_read_day), expected("a day, such as 2026-11-30")] = None

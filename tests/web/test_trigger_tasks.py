@@ -1,4 +1,4 @@
-"""What `trigger` makes up costs nothing."""
+"""A task of `trigger` costs nothing."""
 
 from typing import Any
 

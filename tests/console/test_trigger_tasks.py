@@ -1,4 +1,4 @@
-"""What a visitor sees of a task that `trigger` made up, and of one that Kling made."""
+"""How the pages show a task that `trigger` created, and when Kling created a task."""
 
 import re
 
@@ -27,7 +27,7 @@ async def test_test_tasks_are_marked_and_left_out_of_the_results(web: WebApp) ->
     for path in (f"{RESULTS}?tests=1", f"{RESULTS}?tag=project:ads", "/console/tasks", f"/console/tasks/{task}"):
         shown = await page(web, path)
         assert task in shown, path
-        assert re.search(r'class="chip" title="Made up by[^>]*>test<', shown), path
+        assert re.search(r'class="chip" title="Created by[^>]*>test<', shown), path
     assert "expires at Kling" not in await page(web, f"{RESULTS}?tests=1")
 
 
