@@ -7,8 +7,9 @@ from typing import Any
 import asyncpg
 import pytest
 
+from receiver.store.named_queries import Query
 from receiver.store.postgres.database import Connection
-from receiver.store.postgres.queries import Query, bind, fetch, queries
+from receiver.store.postgres.queries import bind, fetch, queries
 
 ALTERNATIVES: dict[str, list[dict[str, object]]] = {
     "count_costs": [

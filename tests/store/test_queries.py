@@ -1,8 +1,12 @@
 """How named queries are parsed."""
 
+from types import ModuleType
+
 import pytest
 
-from receiver.store.sqlite.queries import parse, queries
+from receiver.store.named_queries import parse, with_shared
+from receiver.store.postgres import queries as postgres
+from receiver.store.sqlite import queries as sqlite
 
 TEXT = """-- About the file.
 
@@ -46,5 +50,11 @@ def test_a_duplicate_query_name_is_an_error() -> None:
         parse(TEXT + "-- name: two\nSELECT 3;\n")
 
 
-def test_every_query_has_a_purpose() -> None:
-    assert [query.name for query in queries().values() if not query.purpose.endswith(".")] == []
+@pytest.mark.parametrize("database", [sqlite, postgres], ids=["sqlite", "postgres"])
+def test_every_query_has_a_purpose(database: ModuleType) -> None:
+    assert [query.name for query in database.queries().values() if not query.purpose.endswith(".")] == []
+
+
+def test_a_name_of_a_shared_query_is_taken_in_both_databases() -> None:
+    with pytest.raises(ValueError, match="console_session"):
+        with_shared("-- name: console_session\nSELECT 1;\n")

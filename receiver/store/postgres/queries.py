@@ -1,8 +1,8 @@
-"""Loads the statements in ``sql/*.sql`` by name, so that SQL is written and reviewed as SQL, and runs them.
+"""Loads the statements in ``sql/*.sql`` and the shared ones by name, so that SQL is reviewed as SQL, and runs them.
 
-``:name`` becomes PostgreSQL's ``$1``, ``$2``, ... in the order in which a statement first uses the names. A line that
-ends in ``-- if NAME`` is omitted unless that argument is given. A list is one argument. In statements that read it has
-the type text[]: other types of arrays cost each new connection a look at the catalog.
+``:name`` becomes PostgreSQL's ``$1``, ``$2``, ... in the order in which a statement first uses the names. A list is one
+argument. In statements that read, it has the type text[]: other types of arrays cost each new connection a look at the
+catalog.
 
 A statement that writes many rows takes one array for each column: one statement for a hundred rows costs the server a
 third of what a hundred statements cost.
@@ -17,24 +17,15 @@ from typing import Any, TypeAlias
 import msgspec
 from asyncpg import Record
 
+from receiver.store.named_queries import Query, with_shared
 from receiver.store.postgres.database import Connection
 from receiver.store.rows import storable_text
 
-_NAME = re.compile(r"^-- name: (?P<name>\w+)$", re.MULTILINE)
-_OPTIONAL = re.compile(r"^(?P<line>.*?) -- if (?P<argument>\w+)$")
 _PARAMETER = re.compile(r"(?<![:\w]):(?P<name>[a-z]\w*)")
 _ARRAY = re.compile(r":(?P<name>[a-z]\w*)::(?P<type>\w+)\[\]")
 _NUMBER = re.compile(r"\$(?P<number>\d+)")
 
 _MAX_BYTES = 8 << 20
-
-
-class Query(msgspec.Struct, frozen=True, kw_only=True):
-    """One named statement and its purpose in one sentence."""
-
-    name: str
-    purpose: str
-    sql: str
 
 
 class Statement(msgspec.Struct, frozen=True):
@@ -52,27 +43,9 @@ Write: TypeAlias = tuple[Statement, Iterable[Sequence[object]]]
 @cache
 def queries() -> Mapping[str, Query]:
     """Return all statements by name; the files are read once."""
-    found: dict[str, Query] = {}
-    for file in sorted(files("receiver.store.postgres").joinpath("sql").iterdir(), key=lambda each: each.name):
-        if not file.name.endswith(".sql"):
-            continue
-        for query in parse(file.read_text(encoding="utf-8")):
-            if query.name in found:
-                raise ValueError(f"two queries have the name {query.name}")
-            found[query.name] = query
-    return found
-
-
-def parse(text: str) -> Sequence[Query]:
-    """Parse named statements: a line ``-- name: NAME``, comment lines with the purpose, then the SQL."""
-    _, *parts = _NAME.split(text)
-    found = []
-    for name, block in zip(parts[::2], parts[1::2], strict=True):
-        lines = block.strip().splitlines()
-        purpose = [line.removeprefix("--").strip() for line in lines if line.startswith("--")]
-        body = [line for line in lines if not line.startswith("--")]
-        found.append(Query(name=name, purpose=" ".join(purpose), sql="\n".join(body).strip().rstrip(";")))
-    return found
+    folder = files("receiver.store.postgres").joinpath("sql")
+    own = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
+    return with_shared(*(file.read_text(encoding="utf-8") for file in own))
 
 
 async def fetch(connection: Connection, name: str, arguments: Mapping[str, object] | None = None) -> Sequence[Record]:
@@ -176,13 +149,12 @@ def _storable(value: object) -> object:
 @cache
 def _compiled(name: str, given: frozenset[str]) -> tuple[str, tuple[str, ...]]:
     """Return a statement for the *given* arguments, and the names of its parameters in order."""
-    lines = (_resolve_optional(line, given) for line in queries()[name].sql.splitlines())
     names: dict[str, int] = {}
 
     def number(found: re.Match[str]) -> str:
         return f"${names.setdefault(found['name'], len(names) + 1)}"
 
-    statement = _PARAMETER.sub(number, "\n".join(line for line in lines if line is not None))
+    statement = _PARAMETER.sub(number, queries()[name].with_optional(dict.fromkeys(given, True)))
     return statement, tuple(names)
 
 
@@ -225,11 +197,3 @@ def _compiled_write(statement: Statement) -> tuple[str, int]:
 def _array_types(name: str) -> Mapping[str, str]:
     """Return the types of a statement's arrays, by name."""
     return {found["name"]: found["type"] for found in _ARRAY.finditer(queries()[name].sql)}
-
-
-def _resolve_optional(line: str, given: frozenset[str]) -> str | None:
-    """Return a plain line as it is, and an optional line without its marker or None."""
-    optional = _OPTIONAL.match(line)
-    if optional is None:
-        return line
-    return optional["line"] if optional["argument"] in given else None

@@ -1,4 +1,4 @@
-"""Loads the statements of ``sql/queries.sql`` by name, so that SQL is written and reviewed as SQL."""
+"""Loads the statements of ``sql/queries.sql`` and the shared ones by name, so that SQL is reviewed as SQL."""
 
 import json
 import re
@@ -7,49 +7,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 
-import msgspec
+from receiver.store.named_queries import Query, with_shared
 
-_NAME = re.compile(r"^-- name: (?P<name>\w+)$", re.MULTILINE)
-_OPTIONAL = re.compile(r"^(?P<line>.*?) -- if (?P<argument>\w+)$")
-_MANY = ":many"
 _ROW = re.compile(r"(?<=VALUES )\(\?(?:, \?)*\)")
 _MAX_ROWS = 64  # a power of two; 64 of the widest rows stay within SQLite's limit of arguments
 
 
-class Query(msgspec.Struct, frozen=True, kw_only=True):
-    """One named statement and its purpose in one sentence."""
-
-    name: str
-    purpose: str
-    sql: str
-
-    def with_optional(self, arguments: Mapping[str, object]) -> str:
-        """Return the statement without the optional lines whose argument is None or absent."""
-        return _with_optional(self.sql, frozenset(name for name, value in arguments.items() if value is not None))
-
-    def with_list(self, count: int) -> str:
-        """Return the statement with *count* placeholders instead of ``:many``."""
-        return self.sql.replace(_MANY, ", ".join("?" * count))
-
-    def with_columns(self, columns: Sequence[str]) -> str:
-        """Return the statement with these columns instead of ``:columns``, ``:placeholders`` and ``:assignments``."""
-        assignments = ", ".join(f"{column} = updated.{column}" for column in columns)
-        placeholders = ", ".join("?" * len(columns))
-        return (
-            self.sql.replace(":columns", ", ".join(columns))
-            .replace(":placeholders", placeholders)
-            .replace(":assignments", assignments)
-        )
-
-    def with_rows(self, count: int) -> str:
-        """Return the statement with *count* rows after its ``VALUES``."""
-        return _ROW.sub(lambda row: ", ".join([row[0]] * count), self.sql)
-
-
 @cache
 def queries() -> Mapping[str, Query]:
-    """Return all statements by name; the file is read once."""
-    return parse(files("receiver.store.sqlite").joinpath("sql/queries.sql").read_text(encoding="utf-8"))
+    """Return all statements by name; the files are read once."""
+    return with_shared(files("receiver.store.sqlite").joinpath("sql/queries.sql").read_text(encoding="utf-8"))
 
 
 def sql(name: str) -> str:
@@ -104,38 +71,21 @@ def json_arguments(arguments: Mapping[str, object]) -> dict[str, object]:
 
 @cache
 def _with_columns(name: str, columns: tuple[str, ...], count: int) -> str:
-    narrowed = Query(name=name, purpose="", sql=queries()[name].with_columns(columns))
-    return narrowed.with_rows(count)
+    """Return a statement with *columns* for ``:columns``, ``:placeholders`` and ``:assignments``, and *count* rows."""
+    statement = (
+        sql(name)
+        .replace(":columns", ", ".join(columns))
+        .replace(":placeholders", ", ".join("?" * len(columns)))
+        .replace(":assignments", ", ".join(f"{column} = updated.{column}" for column in columns))
+    )
+    return _repeat_row(statement, count)
 
 
 @cache
 def _with_rows(name: str, count: int) -> str:
-    return queries()[name].with_rows(count)
+    return _repeat_row(sql(name), count)
 
 
-def parse(text: str) -> Mapping[str, Query]:
-    """Parse named statements: a line ``-- name: NAME``, comment lines with the purpose, then the SQL."""
-    _, *parts = _NAME.split(text)
-    found: dict[str, Query] = {}
-    for name, block in zip(parts[::2], parts[1::2], strict=True):
-        if name in found:
-            raise ValueError(f"two queries have the name {name}")
-        lines = block.strip().splitlines()
-        purpose = [line.removeprefix("--").strip() for line in lines if line.startswith("--")]
-        body = [line for line in lines if not line.startswith("--")]
-        found[name] = Query(name=name, purpose=" ".join(purpose), sql="\n".join(body).strip().rstrip(";"))
-    return found
-
-
-@cache
-def _with_optional(statement: str, arguments: frozenset[str]) -> str:
-    lines = (_resolve_optional(line, arguments) for line in statement.splitlines())
-    return "\n".join(line for line in lines if line is not None)
-
-
-def _resolve_optional(line: str, arguments: frozenset[str]) -> str | None:
-    """Return a plain line as it is, and an optional line without its marker or None."""
-    optional = _OPTIONAL.match(line)
-    if optional is None:
-        return line
-    return optional["line"] if optional["argument"] in arguments else None
+def _repeat_row(statement: str, count: int) -> str:
+    """Return a statement with *count* rows after its ``VALUES``."""
+    return _ROW.sub(lambda row: ", ".join([row[0]] * count), statement)

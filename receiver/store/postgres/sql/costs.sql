@@ -1,11 +1,5 @@
 -- What tasks cost. Amounts are exact decimals as text.
 
--- name: cost
--- Reads the cost of a task.
-SELECT charges, raw
-FROM costs
-WHERE task_id = :task_id;
-
 -- name: count_costs
 -- Counts tasks by name and charges. The program multiplies and adds, so that both stores round in the same way.
 SELECT priced.name, priced.charges, COUNT(*) AS times
@@ -84,20 +78,6 @@ SELECT deleted.task_id, deleted.kling_id, deleted.endpoint, deleted.state, delet
 FROM deleted_costs AS deleted
 WHERE deleted.kling_id = ANY(:kling_ids);
 
--- name: succeeded_charges
--- Reads the tasks that succeeded in a period, and their costs. Their ids are at most :first old.
-SELECT tasks.id, tasks.kling_id, tasks.endpoint, tasks.state, events.created_at AS updated_at, costs.charges
-FROM tasks
-JOIN events ON events.task_id = tasks.id AND events.type = 'task.succeed'
-LEFT JOIN costs ON costs.task_id = tasks.id
-WHERE tasks.id >= :first
-  AND tasks.id < :last
-  AND tasks.state = 'succeed'
-  AND tasks.kling_id IS NOT NULL
-  AND events.created_at >= :since
-  AND events.created_at < :until
-ORDER BY tasks.id;
-
 -- name: correct_cost
 -- Stores the charges of a task in the units of Kling's ledgers.
 INSERT INTO costs (task_id, at, charges, raw)
@@ -106,17 +86,6 @@ FROM tasks
 WHERE id = :task_id
 ON CONFLICT (task_id) DO UPDATE
 SET charges = excluded.charges;
-
--- name: correct_kept_cost
--- Stores the charges of a deleted task in the units of Kling's ledgers.
-UPDATE deleted_costs
-SET charges = :charges
-WHERE task_id = :task_id;
-
--- name: bill_checked_until
--- Reads until when the daily check compared Kling's ledgers.
-SELECT checked_until
-FROM bill_checks;
 
 -- name: save_bill_check
 -- Stores until when the daily check compared Kling's ledgers.

@@ -8,36 +8,6 @@ WHERE id = :task_id
 FOR UPDATE -- if hold
 ;
 
--- name: count_rows_of_task
--- Counts what is stored about a task, and says whether its batch is unfinished, and open.
-SELECT
-    (SELECT COUNT(*) FROM pushes WHERE task_id = :task_id) AS pushes,
-    (SELECT COUNT(*) FROM events WHERE task_id = :task_id) AS events,
-    (SELECT COUNT(*) FROM events WHERE task_id = :task_id AND archiving IS NOT NULL) AS archiving,
-    (
-        SELECT COUNT(*)
-        FROM events
-        JOIN deliveries ON deliveries.event_id = events.id
-        WHERE events.task_id = :task_id
-    ) AS deliveries,
-    (
-        SELECT COUNT(*)
-        FROM events
-        JOIN deliveries ON deliveries.event_id = events.id
-        WHERE events.task_id = :task_id
-          AND deliveries.status = 'pending'
-    ) AS pending_deliveries,
-    EXISTS (SELECT 1 FROM batches WHERE name = :batch AND finished_at IS NULL) AS is_batch_unfinished,
-    EXISTS (SELECT 1 FROM batches WHERE name = :batch AND closed_at IS NULL) AS is_batch_open;
-
--- name: asset_places
--- Lists where the archived results of a task are.
-SELECT assets.path, assets.storage
-FROM events
-JOIN assets ON assets.event_id = events.id
-WHERE events.task_id = :task_id
-ORDER BY events.id, assets.number;
-
 -- name: keep_cost
 -- Copies the cost of a task that is about to be deleted, with all that costs are summed by.
 INSERT INTO deleted_costs (task_id, kling_id, state, at, charges, endpoint, label, tags, batch)
@@ -64,11 +34,6 @@ SET kling_id = excluded.kling_id, state = excluded.state, at = excluded.at, char
 INSERT INTO removals (place, task_id)
 VALUES (:place, :task_id)
 ON CONFLICT (place) DO UPDATE SET task_id = excluded.task_id;
-
--- name: removals
--- Lists the files and objects still to be removed.
-SELECT place, task_id
-FROM removals;
 
 -- name: delete_removals
 -- Records that files and objects have been removed.

@@ -1,23 +1,7 @@
 -- How long past tasks took.
 
--- name: durations
--- Lists the durations of past tasks, the kind that changed longest ago first.
-SELECT kind, samples
-FROM durations
-ORDER BY updated_at, kind;
-
 -- name: save_durations
 -- Replaces the durations of a kind.
 INSERT INTO durations (kind, samples, updated_at)
 VALUES (:kind, :samples, :now)
 ON CONFLICT (kind) DO UPDATE SET samples = excluded.samples, updated_at = excluded.updated_at;
-
--- name: trim_durations
--- Deletes the durations of all kinds but the *keep* that changed last.
-DELETE FROM durations
-WHERE kind NOT IN (
-    SELECT kind
-    FROM durations
-    ORDER BY updated_at DESC, kind
-    LIMIT :keep
-);

@@ -8,12 +8,6 @@ WHERE id = :id
   AND status = 'pending'
   AND (claim IS NULL OR due_at <= :now);
 
--- name: replay_high_water_mark
--- Finds the newest delivery and the newest event.
-SELECT
-    (SELECT MAX(id) FROM deliveries) AS delivery,
-    (SELECT MAX(id) FROM events) AS event;
-
 -- name: deliveries_to_replay
 -- Selects deliveries that had ended when a replay was requested, oldest first. Of each event it selects the newest per
 -- route, or the newest of all routes if the replay has another target, so that no event is repeated twice to one route. Optionally
@@ -106,40 +100,3 @@ VALUES (
     :id, :state, :selection, :actor, :why, :last, :total, :created_at, :rate_count, :rate_per, :cursor, :created,
     :finished_at
 );
-
--- name: advance_replay
--- Advances a running replay, if its cursor is unchanged.
-UPDATE replays
-SET cursor = :after, created = created + :made, state = :state, finished_at = :finished_at
-WHERE id = :id
-  AND state = 'running'
-  AND cursor = :before;
-
--- name: cancel_replay
--- Cancels a running replay.
-UPDATE replays
-SET state = 'cancelled', finished_at = :now
-WHERE id = :id
-  AND state = 'running';
-
--- name: replay
--- Reads a replay.
-SELECT *
-FROM replays
-WHERE id = :id;
-
--- name: running_replays
--- Lists the running replays, oldest first.
-SELECT *
-FROM replays
-WHERE state = 'running'
-ORDER BY id;
-
--- name: list_replays
--- Lists replays, newest first.
-SELECT *
-FROM replays
-WHERE TRUE
-  AND id < :cursor -- if cursor
-ORDER BY id DESC
-LIMIT :limit;

@@ -5,9 +5,3 @@
 INSERT INTO traces (task_id, traceparent)
 VALUES (:task_id, :traceparent)
 ON CONFLICT (task_id) DO NOTHING;
-
--- name: trace
--- Reads the trace of a task.
-SELECT traceparent
-FROM traces
-WHERE task_id = :task_id;
