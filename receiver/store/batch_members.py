@@ -4,12 +4,13 @@ from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
-from receiver.domain.batches import Batch
+from receiver.domain.batches import Batch, FinishedTask
 from receiver.domain.clock import from_micros, micros
 from receiver.domain.errors import Conflict
 from receiver.domain.model import Task
 from receiver.domain.quantity_text import counted
 from receiver.store import rows
+from receiver.store.packing import unpack_event
 
 
 class BatchMembership:
@@ -66,6 +67,12 @@ def read_batch(row: rows.Row) -> Batch:
         finished_at=None if finished_at is None else from_micros(finished_at),
         event_id=row["event_id"],
     )
+
+
+def read_finished_task(row: rows.Row) -> FinishedTask:
+    """Read a finished task with the envelope of its last event, which is empty if there is none, from its row."""
+    envelope, _ = unpack_event(row["envelope"] or b"", row["body"] or b"")
+    return FinishedTask(task=rows.task(row), envelope=envelope)
 
 
 def _row(batch: Batch) -> rows.Values:

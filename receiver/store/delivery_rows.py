@@ -10,7 +10,7 @@ from typing import Any
 from receiver.domain.clock import MICROSECOND, from_micros, micros
 from receiver.domain.model import Attempt, Delivery, DeliveryStatus, Event, HeldBy, RouteState, Verification
 from receiver.store.interfaces import ClaimedDelivery, DeliveryView
-from receiver.store.packing import unpack
+from receiver.store.packing import unpack_event
 from receiver.store.rows import Row, Values, datetime_or_none, micros_or_none, storable_text
 
 _VERIFICATIONS = {each.value: each for each in Verification}  # an enum's own constructor takes ten times as long
@@ -42,7 +42,8 @@ def delivery_view(row: Row) -> DeliveryView:
 def claimed_delivery(row: Iterable[Any], *, claim: str, until: datetime) -> ClaimedDelivery:
     """Read a delivery that is now claimed from its row of ``due_deliveries``, with its event."""
     (id_, route, created_at, due_at, attempts, probes, unfinished_claims, replay_of, *event, reply_to) = row
-    (event_id, type_, envelope, body, verified, event_created_at, task_id, push_id) = event
+    (event_id, type_, *packed, verified, event_created_at, task_id, push_id) = event
+    envelope, body = unpack_event(*packed)
     return ClaimedDelivery(
         delivery=Delivery(
             id=id_,
@@ -60,8 +61,8 @@ def claimed_delivery(row: Iterable[Any], *, claim: str, until: datetime) -> Clai
         event=Event(
             id=event_id,
             type=type_,
-            envelope=unpack(envelope),
-            body=unpack(body),
+            envelope=envelope,
+            body=body,
             verified=_VERIFICATIONS[verified],
             created_at=from_micros(event_created_at),
             task_id=task_id,

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from receiver.domain.clock import from_micros
 from receiver.store.interfaces import TaskResults
-from receiver.store.packing import unpack
+from receiver.store.packing import unpack_event
 from receiver.store.rows import Row
 
 MAX_SEARCHED = 2000
@@ -16,7 +16,7 @@ def read_results(found: Iterable[Row]) -> Sequence[TaskResults]:
     by_task: dict[str, TaskResults] = {}
     for row in found:
         created_at, task_id = from_micros(row["created_at"]), row["task_id"]
-        envelope = unpack(row["envelope"])
+        envelope, _ = unpack_event(row["envelope"], row["body"])
         result = TaskResults(task_id=task_id, event_id=row["id"], created_at=created_at, envelope=envelope)
         by_task.setdefault(task_id, result)
     return list(by_task.values())

@@ -31,7 +31,7 @@ from receiver.domain.model import (
 )
 from receiver.domain.queueing import Queueing
 from receiver.store.interfaces import QueuedTask, SlotUse
-from receiver.store.packing import pack, unpack
+from receiver.store.packing import pack, pack_event, unpack, unpack_event
 
 Values: TypeAlias = tuple[object, ...]
 
@@ -231,11 +231,12 @@ def push_row(push: Push, *, is_in_event: bool) -> Values:
 
 def event(row: Row) -> Event:
     """Read an event from its row."""
+    envelope, body = unpack_event(row["envelope"], row["body"])
     return Event(
         id=row["id"],
         type=row["type"],
-        envelope=unpack(row["envelope"]),
-        body=unpack(row["body"]),
+        envelope=envelope,
+        body=body,
         verified=Verification(row["verified"]),
         created_at=from_micros(row["created_at"]),
         task_id=row["task_id"],
@@ -255,8 +256,7 @@ def event_row(event: Event) -> Values:
         event.task_id,
         event.push_id,
         event.type,
-        pack(event.envelope),
-        pack(event.body),
+        *pack_event(event.envelope, event.body),
         event.verified.value,
         micros(event.created_at),
         _decisions(event.decisions),

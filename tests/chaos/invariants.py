@@ -156,7 +156,9 @@ def _final_events(simulation: Simulation) -> Iterator[str]:
 def _batches(simulation: Simulation) -> Iterator[str]:
     """Each complete batch has one event that contains all of its tasks. Other batches have none."""
     reported: dict[str, list[list[str]]] = {}
-    for (envelope,) in simulation.oracle.rows("SELECT UNPACK(envelope) FROM events WHERE type = 'batch.finished'"):
+    for (envelope,) in simulation.oracle.rows(
+        "SELECT ENVELOPE(envelope, body) FROM events WHERE type = 'batch.finished'"
+    ):
         data = json.loads(envelope)["data"]
         reported.setdefault(data["batch"]["name"], []).append([task["id"] for task in data["tasks"]])
     members: dict[str, list[str]] = {}
@@ -180,9 +182,9 @@ def _deliveries(simulation: Simulation) -> Iterator[str]:
         if status not in ("delivered", "dead"):
             yield f"the delivery of {event_id} to {route} is not finished"
     rows = simulation.oracle.rows(
-        "SELECT events.id, events.type, events.verified, UNPACK(events.envelope), tasks.endpoint, tasks.reply_to, "
-        "tasks.client_callbacks, tasks.id, tasks.origin FROM events LEFT JOIN tasks ON tasks.id = events.task_id "
-        "ORDER BY events.seq"
+        "SELECT events.id, events.type, events.verified, ENVELOPE(events.envelope, events.body), tasks.endpoint, "
+        "tasks.reply_to, tasks.client_callbacks, tasks.id, tasks.origin "
+        "FROM events LEFT JOIN tasks ON tasks.id = events.task_id ORDER BY events.seq"
     )
     ended: set[str | None] = set()
     for row in rows:

@@ -44,7 +44,7 @@ async def a_file_server() -> AsyncIterator[str]:
 
 def archived_files(receiver: Receiver) -> tuple[int, Sequence[str]]:
     """Compare the file of each success with its source. Return how many there are, and those that differ."""
-    found = receiver.rows("SELECT UNPACK(envelope) FROM events WHERE type = 'task.succeed'")
+    found = receiver.rows("SELECT ENVELOPE(envelope, body) FROM events WHERE type = 'task.succeed'")
     events = [json.loads(envelope)["data"] for (envelope,) in found]
     files = [
         (result["url"], {asset["url"]: asset for asset in data.get("assets", ())}.get(result["url"]))

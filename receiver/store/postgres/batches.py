@@ -4,18 +4,17 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from receiver.domain.audit import AuditEntry
-from receiver.domain.batches import Batch, BatchState, BatchView, FinishedBatch, FinishedTask
+from receiver.domain.batches import Batch, BatchState, BatchView, FinishedBatch
 from receiver.domain.clock import micros
 from receiver.domain.listed_state import ListedState
 from receiver.events.factory import RoutedEvent
 from receiver.store import rows
-from receiver.store.batch_members import read_batch
+from receiver.store.batch_members import read_batch, read_finished_task
 from receiver.store.calls import CloseBatchCall, FinishCall
 from receiver.store.cursors import decode_cursor
 from receiver.store.interfaces import Page
 from receiver.store.item_error import ItemError
 from receiver.store.list_filters import set_cancelled_apart
-from receiver.store.packing import unpack
 from receiver.store.postgres import catalog
 from receiver.store.postgres.catalog import list_or_none
 from receiver.store.postgres.database import Connection, Reader
@@ -122,7 +121,7 @@ async def _finish_one(connection: Connection, call: FinishCall) -> RoutedEvent |
 
 async def _load_finished(connection: Connection, batch: Batch, limit: int) -> FinishedBatch:
     found = await fetch(connection, "finished_batch_tasks", {"name": batch.name, "limit": limit})
-    tasks = [FinishedTask(task=rows.task(row), envelope=unpack(row["envelope"] or b"")) for row in found]
+    tasks = [read_finished_task(row) for row in found]
     return FinishedBatch(batch=batch, counts=(await _counts(connection, [batch.name]))[batch.name], tasks=tasks)
 
 

@@ -6,18 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from receiver.domain.audit import AuditEntry
-from receiver.domain.batches import Batch, BatchState, BatchView, FinishedBatch, FinishedTask
+from receiver.domain.batches import Batch, BatchState, BatchView, FinishedBatch
 from receiver.domain.clock import micros
 from receiver.domain.listed_state import ListedState
 from receiver.events.factory import RoutedEvent
 from receiver.store import rows
-from receiver.store.batch_members import read_batch
+from receiver.store.batch_members import read_batch, read_finished_task
 from receiver.store.calls import CloseBatchCall, FinishCall
 from receiver.store.cursors import decode_cursor
 from receiver.store.interfaces import Page
 from receiver.store.item_error import ItemError
 from receiver.store.list_filters import set_cancelled_apart
-from receiver.store.packing import unpack
 from receiver.store.sqlite import catalog
 from receiver.store.sqlite.catalog import json_list
 from receiver.store.sqlite.database import Reader
@@ -111,7 +110,7 @@ def _load(connection: sqlite3.Connection, group: Sequence[FinishCall]) -> dict[s
 
 def _load_finished(connection: sqlite3.Connection, batch: Batch, limit: int) -> FinishedBatch:
     found = connection.execute(sql("finished_batch_tasks"), {"name": batch.name, "limit": limit})
-    tasks = [FinishedTask(task=rows.task(row), envelope=unpack(row["envelope"] or b"")) for row in found]
+    tasks = [read_finished_task(row) for row in found]
     return FinishedBatch(batch=batch, counts=_counts(connection, [batch.name])[batch.name], tasks=tasks)
 
 

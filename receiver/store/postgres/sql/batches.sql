@@ -58,10 +58,10 @@ GROUP BY batch;
 
 -- name: finished_batch_tasks
 -- Reads the first tasks of a batch, each with the event of its current state.
-SELECT tasks.*, latest.envelope
+SELECT tasks.*, latest.envelope, latest.body
 FROM (SELECT * FROM tasks WHERE batch = :name ORDER BY id LIMIT :limit) AS tasks
 LEFT JOIN LATERAL (
-    SELECT events.envelope
+    SELECT events.envelope, events.body
     FROM events
     WHERE events.task_id = tasks.id
       AND events.type = 'task.' || tasks.state

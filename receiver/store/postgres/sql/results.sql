@@ -13,7 +13,7 @@ LIMIT 1;
 -- Lists successes, newest task first, among the first tasks of the list alone: a rare tag must not cost a long search.
 SELECT found.*
 FROM (
-    SELECT id, task_id, type, created_at, envelope
+    SELECT id, task_id, type, created_at, envelope, body
     FROM events
     WHERE type IN ('task.succeed', 'task.failed')
       AND task_id < :cursor -- if cursor
@@ -44,7 +44,7 @@ LIMIT 1 OFFSET :searched - 1;
 
 -- name: results_of_tasks
 -- Reads the successes of some tasks, newest task first.
-SELECT id, task_id, created_at, envelope
+SELECT id, task_id, created_at, envelope, body
 FROM events
 WHERE type = 'task.succeed'
   AND task_id = ANY(:ids)

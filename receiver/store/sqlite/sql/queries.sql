@@ -228,19 +228,18 @@ GROUP BY batch;
 
 -- name: finished_batch_tasks
 -- Reads the first tasks of a batch, each with the event of its current state.
-SELECT
-    tasks.*,
-    (
-        SELECT events.envelope
-        FROM events
-        WHERE events.task_id = tasks.id
-          AND events.type = 'task.' || tasks.state
-        ORDER BY events.id DESC
-        LIMIT 1
-    ) AS envelope
+SELECT tasks.*, events.envelope, events.body
 FROM tasks
-WHERE batch = :name
-ORDER BY id
+LEFT JOIN events ON events.seq = (
+    SELECT latest.seq
+    FROM events AS latest
+    WHERE latest.task_id = tasks.id
+      AND latest.type = 'task.' || tasks.state
+    ORDER BY latest.id DESC
+    LIMIT 1
+)
+WHERE tasks.batch = :name
+ORDER BY tasks.id
 LIMIT :limit;
 
 -- name: list_batches
@@ -1207,7 +1206,7 @@ LIMIT 1;
 -- Lists successes, newest task first, among the first tasks of the list alone: a rare tag must not cost a long search.
 SELECT found.*
 FROM (
-    SELECT id, task_id, type, created_at, envelope
+    SELECT id, task_id, type, created_at, envelope, body
     FROM events
     WHERE type IN ('task.succeed', 'task.failed')
       AND task_id < :cursor -- if cursor
@@ -1238,7 +1237,7 @@ LIMIT 1 OFFSET :searched - 1;
 
 -- name: results_of_tasks
 -- Reads the successes of some tasks, newest task first.
-SELECT id, task_id, created_at, envelope
+SELECT id, task_id, created_at, envelope, body
 FROM events
 WHERE type IN ('task.succeed', 'task.failed')
   AND type = 'task.succeed'
