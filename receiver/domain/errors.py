@@ -169,6 +169,10 @@ class StoreUnavailable(StoreError):
     code = "store_unavailable"
 
 
+class DutyLost(StoreUnavailable):
+    """Another node does this duty now, so the store refused the write of this one."""
+
+
 class TooManyPending(StoreUnavailable):
     """Too many pushes already wait for confirmation, so the store refuses another one."""
 

@@ -113,7 +113,14 @@ def build_tasks(context: Context) -> TaskServices:
     inbox = _build_inbox(context, ends, health)
     recorder = CreateRecorder(store.tasks, event_factory, ends=ends, notifiers=notifiers, clock=clock)
     recovery = CreateRecovery(
-        store.tasks, kling, recorder, store.catalog, settings=settings, notifiers=notifiers, clock=clock
+        store.tasks,
+        kling,
+        recorder,
+        store.catalog,
+        settings=settings,
+        notifiers=notifiers,
+        clock=clock,
+        tenure=context.tenures[Duty.KLING],
     )
     executor = _build_executor(context, recorder, recovery, alerts, ends)
     held = HeldCreates(store.tasks, recorder, executor.admission, wait=settings.gateway.wait, clock=clock)

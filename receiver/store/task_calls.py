@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from receiver.domain.duties import Fence
 from receiver.domain.model import Delivery, Event, Origin, Task, TaskState
 
 
@@ -16,6 +17,7 @@ class AddCall(msgspec.Struct, frozen=True, kw_only=True):
     events: Sequence[Event]
     batch_size: int | None
     digest: bytes | None = None
+    fence: Fence | None = None
 
 
 class ClaimTasksCall(msgspec.Struct, frozen=True, kw_only=True):

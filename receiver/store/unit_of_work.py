@@ -1,11 +1,12 @@
 """The changes that a group of callers decides: their tasks, pushes, events and deliveries, collected to be written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import compress
 from operator import ne
 
 import msgspec
 
+from receiver.domain.duties import Fence
 from receiver.domain.model import Delivery, Event, Push, PushOutcome, Task
 from receiver.store import rows
 from receiver.store.cost_rows import cost_row
@@ -19,6 +20,7 @@ class UnitOfWork(msgspec.Struct):
     stored: Mapping[str, rows.Values]  # the changeable values of each loaded task
     tasks: dict[str, Task]
     pending: dict[str, list[Push]]
+    check_fence: Callable[[Fence | None], None] = lambda _: None
     ids_by_token: dict[bytes, str] = msgspec.field(default_factory=dict)
     changed: dict[str, Task] = msgspec.field(default_factory=dict)
     pushes: list[Push] = msgspec.field(default_factory=list)
@@ -38,6 +40,7 @@ class UnitOfWork(msgspec.Struct):
         task = self._find(call.ref)
         if task is None:
             return None
+        self.check_fence(call.fence)
         change = call.decide(task, tuple(self.pending.get(task.id, ())) if call.with_pending else ())
         if change.task is not None and change.task.id != task.id:
             raise ValueError(f"the decision on {task.id} changed {change.task.id}")

@@ -10,12 +10,14 @@ from functools import partial
 from typing import Protocol
 
 import structlog
+from msgspec.structs import replace
 
 from receiver.domain.backoff import backoff
 from receiver.domain.clock import Clock
 from receiver.domain.coalesced_call import CoalescedCall
-from receiver.domain.duties import ALWAYS, Tenure
+from receiver.domain.duties import ALWAYS, MAX_FENCE_AGE, Fence, Tenure
 from receiver.domain.errors import (
+    DutyLost,
     InvalidParameters,
     KlingError,
     KlingRefusal,
@@ -24,6 +26,7 @@ from receiver.domain.errors import (
     RateLimited,
     RetryHint,
     StoreError,
+    StoreUnavailable,
 )
 from receiver.domain.model import Origin, StatusReport, Task, TaskState
 from receiver.domain.tracing import NO_TRACER, Tracer
@@ -32,7 +35,7 @@ from receiver.kling.client import KlingResponse
 from receiver.kling.endpoints import Endpoint
 from receiver.kling.pass_through import NO_PASS_THROUGH, PassThrough
 from receiver.settings import Settings
-from receiver.store.interfaces import TaskStore
+from receiver.store.interfaces import ApplyCall, ById, Change, TaskStore
 from receiver.submission.admission import MAX_DELAY, AdmissionControl
 from receiver.submission.recorder import CreateRecorder
 from receiver.submission.request import permission_key
@@ -151,8 +154,9 @@ class CreateExecutor:
         slots_in_use: Mapping[str, int],
         pass_through: PassThrough = NO_PASS_THROUGH,
         keeps_queued: bool = False,
+        fence: Fence | None = None,
     ) -> KlingResponse | KlingError:
-        """Call Kling for a task whose submit has begun, and record the result.
+        """Call Kling for a task whose submit has begun with *fence*, and record the result.
 
         *slots_in_use* is the number of slots by slot key that other tasks used when the call began. *pass_through* is
         what a gateway client sent beside the body. With *keeps_queued* its task returns to the queue after a 1303.
@@ -166,7 +170,7 @@ class CreateExecutor:
         self._recorder.begun_at[task.id] = self._clock.monotonic()
         try:
             async with self._tracer.span("kling.create", task.id):
-                if not self.tenure.is_held:
+                if not await self._may_call(task, fence):
                     raise KlingUnreachable(_DUTY_LOST)  # noqa: TRY301 -- as if Kling could not be reached
                 answer = await self._kling.create(endpoint.path, body.content, pass_through=pass_through)
         except (KlingUnreachable, KlingUncertain) as exc:
@@ -180,6 +184,23 @@ class CreateExecutor:
             # The caller must get Kling's answer. The task is looked up and bound when its lease ends.
             log.error("task.not_recorded", task=task.id, reason=exc.message)  # noqa: TRY400 -- the reason is all there is
         return answer
+
+    async def _may_call(self, task: Task, fence: Fence | None) -> bool:
+        """Return whether the duty is this process's, as the store has shown less than ``MAX_FENCE_AGE`` ago.
+
+        This process may have stood still since it stored the start. Another one that has taken the duty meanwhile
+        waits so long until it believes that Kling does not have the task.
+        """
+        while fence is not None and self.tenure.is_held and self._clock.monotonic() - fence.made_at > MAX_FENCE_AGE:
+            fence = replace(fence, made_at=self._clock.monotonic())
+            check = ApplyCall(ref=ById(id=task.id), decide=lambda *_: Change(), fence=fence)
+            try:
+                [shown] = await self._task_store.apply_all([check])
+            except StoreUnavailable:
+                return False
+            if isinstance(shown, DutyLost):
+                self.tenure.end()
+        return self.tenure.is_held
 
     def callback_url(self, token: str) -> str:
         """Return the URL that Kling calls back for a task."""

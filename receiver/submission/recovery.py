@@ -27,6 +27,7 @@ from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.circuit_breaker import CircuitBreaker
 from receiver.domain.clock import FAR_FUTURE, Clock
 from receiver.domain.clock_watch import ClockWatch
+from receiver.domain.duties import ALWAYS, Tenure
 from receiver.domain.errors import KlingError, KlingUncertain, NoResponse, RetryHint, UnknownResource
 from receiver.domain.model import Origin, StatusReport, Task, TaskState
 from receiver.domain.notifier import Notifiers
@@ -112,8 +113,10 @@ class CreateRecovery:
         settings: Settings,
         notifiers: Notifiers,
         clock: Clock,
+        tenure: Tenure = ALWAYS,
     ) -> None:
         self._task_store = task_store
+        self._tenure = tenure
         self._kling = kling
         self._recorder = recorder
         self._history = history
@@ -304,8 +307,11 @@ class CreateRecovery:
 
     async def _conclude(self, task: Task, *, denied: bool, reason: str) -> None:
         """Record the result. Before enough time has passed, look again: a create in progress may not be visible."""
-        left = 2 * self._settings.kling.timeout - self._waited(task)
-        if left > timedelta():
+        waited = self._waited(task)
+        left = 2 * self._settings.kling.timeout - waited
+        if waited < timedelta():
+            await self._recorder.schedule_lookup(task, task.message, wait=-waited)
+        elif left > timedelta():
             wait = min(_backoff(task), left)
             await self._recorder.schedule_lookup(task, task.message, wait=wait, is_absent=denied)
         elif not denied:
@@ -352,12 +358,15 @@ class CreateRecovery:
     def _waited(self, task: Task) -> timedelta:
         """Return how long ago the create began, or this process first looked the task up if another one began it.
 
+        It is negative while that other process may still begin it.
         The time is that of the monotonic clock. By the wall clock, a step forward would make Kling's "not found" count
         while the create is still in progress. Then the task would be paid twice, or its result be lost.
         """
         now = self._clock.monotonic()
         begun_at = self._recorder.begun_at.get(task.id)
-        return timedelta(seconds=now - (self._seen_at.setdefault(task.id, now) if begun_at is None else begun_at))
+        if begun_at is None:
+            begun_at = self._seen_at.setdefault(task.id, max(now, self._tenure.overlaps_until))
+        return timedelta(seconds=now - begun_at)
 
     def _spawn(self, task: Task, wake: asyncio.Event) -> None:
         def done() -> None:

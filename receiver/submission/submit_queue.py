@@ -12,15 +12,17 @@ from functools import partial
 from typing import TypeVar
 
 import msgspec
+import structlog
 from msgspec.structs import replace
 
 from receiver.domain.clock import FAR_FUTURE, Clock, Ids, token_hash
 from receiver.domain.clock_watch import ClockWatch
 from receiver.domain.coalesced_call import CoalescedCall
-from receiver.domain.errors import KlingError
+from receiver.domain.duties import Fence
+from receiver.domain.errors import DutyLost, KlingError
 from receiver.domain.model import Push, Task, TaskState
 from receiver.domain.notifier import Notifiers
-from receiver.domain.worker import TaskSet, run_worker
+from receiver.domain.worker import STORE_RETRY_DELAY, TaskSet, run_worker
 from receiver.kling import endpoints
 from receiver.kling.client import KlingResponse
 from receiver.kling.endpoints import Endpoint
@@ -33,6 +35,7 @@ from receiver.submission.recorder import CreateRecorder
 from receiver.tasks import submit_lifecycle
 from receiver.tasks.account import KlingCall
 
+log = structlog.get_logger()
 T = TypeVar("T")
 
 MAX_CONCURRENT = 32
@@ -48,7 +51,10 @@ _MAX_WAIT_FOR_ROOM = timedelta(seconds=2)
 
 
 class _Admitted(msgspec.Struct, frozen=True, kw_only=True):
-    """A queued task that may be sent: its callback token, and the slots that other tasks use when it is sent."""
+    """A queued task that may be sent: its callback token, and the slots that other tasks use when it is sent.
+
+    ``fence`` is older than the look at these slots: if another process has had the duty since, nothing is sent.
+    """
 
     task: Task
     endpoint: Endpoint
@@ -56,6 +62,7 @@ class _Admitted(msgspec.Struct, frozen=True, kw_only=True):
     token: str
     slots: SlotUse
     size: int
+    fence: Fence | None
 
 
 class SubmitQueue:
@@ -156,8 +163,8 @@ class SubmitQueue:
 
     async def _serve_all(self) -> datetime | None:
         """Send all tasks that may be sent now. Return when to continue, or None to wait for a notification."""
-        while True:
-            now = self._clock.now()
+        while self._executor.tenure.is_held:
+            now, fence = self._clock.now(), self._executor.tenure.fence()
             if not self._admission.is_open(now):
                 return self._admission.account_probe_at
             if not self._has_room(()):
@@ -169,14 +176,21 @@ class SubmitQueue:
                 head_ids=self._admission.head_ids,
                 absent=tuple(self._recorder.absent),
             )
-            if not await self._serve_front(front, now):
+            try:
+                is_changed = await self._serve_front(front, now, fence)
+            except DutyLost as exc:
+                log.warning("starts.refused", reason=exc.message)
+                self._executor.tenure.end()
+                break
+            if not is_changed:
                 probe_at = self._admission.next_probe_at(now)
                 return min((at for at in (front.next_due_at, probe_at) if at is not None), default=None)
+        return self._clock.now() + STORE_RETRY_DELAY  # the lease may be renewed
 
-    async def _serve_front(self, front: QueueFront, now: datetime) -> bool:
+    async def _serve_front(self, front: QueueFront, now: datetime, fence: Fence | None) -> bool:
         """Send the tasks at the queue's front for which this is possible. Return False if the queue is unchanged."""
         self._admission.sync_heads([queued.task for queued in front.tasks])
-        admitted, is_changed = await self._admit(front, now)
+        admitted, is_changed = await self._admit(front, now, fence)
         # To read tasks that have to wait costs more than to read again.
         are_all_sent = len(admitted) == len(front.tasks)
         self._max_read = min(2 * self._max_read, MAX_CONCURRENT) if are_all_sent else max(len(admitted), 1)
@@ -184,7 +198,7 @@ class SubmitQueue:
             await self._send(admitted, now)
         return is_changed or bool(admitted)
 
-    async def _admit(self, front: QueueFront, now: datetime) -> tuple[Sequence[_Admitted], bool]:
+    async def _admit(self, front: QueueFront, now: datetime, fence: Fence | None) -> tuple[Sequence[_Admitted], bool]:
         """Return the tasks that may be sent together, and whether another one left the queue or was postponed.
 
         A probe is sent alone, because its result decides about the others. What follows another change is read again.
@@ -212,7 +226,15 @@ class SubmitQueue:
                         break
                     token = self._ids.token()
                     admitted.append(
-                        _Admitted(task=task, endpoint=endpoint, call=call, token=token, slots=slots, size=queued.size)
+                        _Admitted(
+                            task=task,
+                            endpoint=endpoint,
+                            call=call,
+                            token=token,
+                            slots=slots,
+                            size=queued.size,
+                            fence=fence,
+                        )
                     )
                     slots = slots.with_submitting(task)
                     if is_probe or task.id in self._admission.head_ids:
@@ -239,7 +261,7 @@ class SubmitQueue:
         bodies = await self._task_store.intents([each.task.id for each in admitted])
         lookup_at = now + self._executor.max_duration
         calls = [
-            ApplyCall(ref=ById(id=each.task.id), decide=partial(_start, each.token, now, lookup_at))
+            ApplyCall(ref=ById(id=each.task.id), decide=partial(_start, each.token, now, lookup_at), fence=each.fence)
             for each in admitted
         ]
         changes = await self._task_store.apply_all(calls)
@@ -263,6 +285,7 @@ class SubmitQueue:
                 body,
                 admitted.token,
                 slots_in_use=admitted.slots.confirmed,
+                fence=admitted.fence,
             )
             return await self._held.send(task.id, execute)
         finally:

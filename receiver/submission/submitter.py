@@ -15,7 +15,8 @@ from msgspec.structs import replace
 
 from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import Clock, Ids, token_hash
-from receiver.domain.errors import Conflict, InvalidRequest, NotFound, StoreUnavailable
+from receiver.domain.duties import Fence
+from receiver.domain.errors import Conflict, DutyLost, InvalidRequest, NotFound, StoreUnavailable
 from receiver.domain.model import EndReason, Origin, Push, Task, TaskState
 from receiver.domain.notifier import Notifiers
 from receiver.domain.queueing import Queueing
@@ -127,8 +128,8 @@ class Submitter:
     async def begin_create(self, create: CreateRequest) -> StartedCreate | Task:
         """Store the task of a gateway client and start its create, or queue it if it may wait for a slot.
 
-        A known key returns its task. Raises MalformedBody and InvalidRequest for the body, and Conflict if the batch is
-        closed.
+        A known key returns its task. Raises MalformedBody and InvalidRequest for the body, Conflict if the batch is
+        closed, and DutyLost if another node sends creates now.
         """
         if self._held.applies_to(create.endpoint, self._clock.now()):
             return await self._queue_create(create)
@@ -137,14 +138,21 @@ class Submitter:
         task = submit_lifecycle.start_submit(
             task, token_hash(token), now=task.created_at, lookup_at=task.created_at + self._executor.max_duration
         )
+        fence = self._executor.tenure.fence()
         in_use = await self._executor.confirmed_slots()
-        task, stored = await self._add_create(task, create)
+        try:
+            task, stored = await self._add_create(task, create, fence)
+        except DutyLost:
+            self._executor.tenure.end()
+            raise
         if stored.id != task.id:
             return stored
         self._notifiers.lookups.notify_due(task.created_at + self._executor.max_duration, now=task.created_at)
         pass_through = create.pass_through
         answer = self._queue.spawn(
-            self._executor.execute(task, endpoint, body, token, slots_in_use=in_use, pass_through=pass_through)
+            self._executor.execute(
+                task, endpoint, body, token, slots_in_use=in_use, pass_through=pass_through, fence=fence
+            )
         )
         return StartedCreate(task=task, answer=answer)
 
@@ -160,11 +168,11 @@ class Submitter:
         self._notifiers.tasks.notify()
         return StartedCreate(task=task, answer=held.answer)
 
-    async def _add_create(self, task: Task, create: CreateRequest) -> tuple[Task, Task]:
+    async def _add_create(self, task: Task, create: CreateRequest, fence: Fence | None = None) -> tuple[Task, Task]:
         """Store the task of a gateway client. Return it with its key, and the task that has the key."""
         task = replace(task, idempotency_key=create.idempotency_key)
         size, digest = create.metadata.batch_size, create.digest if create.idempotency_key else None
-        return task, await self._task_store.add(task, create.body, batch_size=size, digest=digest)
+        return task, await self._task_store.add(task, create.body, batch_size=size, digest=digest, fence=fence)
 
     async def cancel(self, task_id: str, *, reason: str, actor: str) -> Task:
         """Cancel a queued task: it becomes rejected. Idempotent.

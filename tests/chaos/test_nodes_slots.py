@@ -1,7 +1,7 @@
 """Jobs over three nodes with five slots, while the nodes that send them are killed.
 
-Never a sixth slot is used, none is idle for long while jobs wait, and each job is created once. ``NODE_JOBS`` is the
-number of jobs; the node that sends them is killed once in ``JOBS_PER_KILL`` jobs.
+Never a sixth slot is used, none is idle for long while jobs wait, also across a takeover, and each job is created once.
+``NODE_JOBS`` is the number of jobs; the node that sends them is killed once in ``JOBS_PER_KILL`` jobs.
 """
 
 import asyncio
@@ -16,7 +16,6 @@ from http import HTTPStatus
 from pathlib import Path
 
 import pytest
-from chaos.nodes_under_load import LIMIT_SECONDS
 from chaos.parameters import env_int
 from harness.cluster import Cluster, Takeover, a_cluster
 from harness.running_service import ENDPOINT, JOB, a_config, a_kling, a_sink, a_webhook_route
@@ -30,7 +29,7 @@ JOBS_PER_KILL = 50
 SLOTS = 5
 MAX_IDLE_SECONDS = 2.0
 KLING_SECONDS = 2
-"""The time limit of a call to Kling. A create that a kill cut off is looked up for twice as long."""
+"""The time limit of a call to Kling."""
 
 _SAMPLE_SECONDS = 0.02
 
@@ -132,8 +131,7 @@ async def test_slots_hold_for_all_nodes_and_are_not_idle_while_nodes_are_killed(
             stored = await cluster.fetch("SELECT count(*), count(DISTINCT kling_id) FROM tasks")
 
     takeover = max(each.seconds for each in kills)
-    looked_up = [(each.ended_at, each.taken_at + 2 * KLING_SECONDS) for each in kills]
-    idle, idle_across = meter.longest_idle(looked_up)
+    idle, idle_across = meter.longest_idle([(each.ended_at, each.taken_at) for each in kills])
     record_counts(
         jobs=JOBS,
         tasks_at_kling=kling.counts["created"],
@@ -141,12 +139,11 @@ async def test_slots_hold_for_all_nodes_and_are_not_idle_while_nodes_are_killed(
         kills=len(kills),
         seconds_of_the_slowest_takeover=takeover,
         seconds_a_slot_was_idle_at_most=round(idle, 2),
-        seconds_a_slot_was_idle_across_a_takeover_at_most=round(idle_across, 1),
+        seconds_a_slot_was_idle_across_a_takeover_at_most=round(idle_across, 2),
         seconds_of_the_machine_s_worst_lag=round(lag[0], 2),
     )
     assert stored == [(JOBS, JOBS)]
     assert kling.counts["created"] == JOBS
     assert 1 < meter.most_used <= SLOTS  # on a busy machine tasks end before all slots are used
-    assert takeover < LIMIT_SECONDS
-    assert idle < MAX_IDLE_SECONDS + 3 * lag[0]
-    assert idle_across < LIMIT_SECONDS + 2 * KLING_SECONDS + MAX_IDLE_SECONDS
+    assert takeover < MAX_IDLE_SECONDS + 3 * lag[0]
+    assert max(idle, idle_across) < MAX_IDLE_SECONDS + 3 * lag[0]

@@ -16,6 +16,7 @@ from receiver.domain.notifier import Notifiers
 from receiver.service.nodes.duty_holder import DutyHolder, duties_of
 from receiver.service.nodes.duty_plan import LeaseTiming
 from receiver.service.nodes.duty_work import DutyWork
+from receiver.service.nodes.node_session import NodeSession
 from receiver.service.nodes.registration import register
 from receiver.store.interfaces.nodes import NodeIdentity, NodesView
 from receiver.store.postgres.database import Address
@@ -36,10 +37,12 @@ class Node:
         self.starts: list[Duty] = []
         self.works = {duty: self._work(duty) for duty in Duty}
         self.views: list[NodesView] = []
+        self.session = NodeSession(self.store, self.identity, monotonic=lambda: self.seconds)
         self.holder = DutyHolder(
             self.store,
             self.identity,
             self.works,
+            self.session,
             before_start=self._nothing,
             on_view=self.views.append,
             timing=TIMING,

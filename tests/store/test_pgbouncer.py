@@ -4,21 +4,39 @@ The connections of the server take turns, so that a statement which relies on th
 """
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 from harness.pgbouncer import a_pgbouncer, pooled_url
 from harness.postgres import PostgresServer
-from store import test_deliveries, test_postgres_nodes, test_sessions, test_task_changes, test_tasks
+from store import (
+    test_deliveries,
+    test_postgres_fences,
+    test_postgres_nodes,
+    test_sessions,
+    test_task_changes,
+    test_tasks,
+)
 from store.conftest import a_postgres_store
+from store.test_postgres_fences import fenced
 from store.test_postgres_nodes import nodes
 
+from receiver.domain.duties import Duty
+from receiver.store.interfaces.nodes import NodeIdentity
 from receiver.store.postgres.database import Address, is_pooled
 
-__all__ = ["nodes"]
+__all__ = ["fenced", "nodes"]
 
 STORES = ["postgres"]
 
-for module in (test_tasks, test_task_changes, test_deliveries, test_sessions, test_postgres_nodes):
+for module in (
+    test_tasks,
+    test_task_changes,
+    test_deliveries,
+    test_sessions,
+    test_postgres_nodes,
+    test_postgres_fences,
+):
     globals().update({name: each for name, each in vars(module).items() if name.startswith("test_")})
 
 
@@ -39,3 +57,15 @@ async def test_pgbouncer_is_recognized(postgres_url: str) -> None:
     assert await is_pooled(Address(url=postgres_url))
     async with a_postgres_store(postgres_url) as store:
         await store.check_commit()
+
+
+async def test_a_node_behind_pgbouncer_keeps_no_session_that_others_could_see(postgres_url: str) -> None:
+    node = NodeIdentity(name="a", instance="a-1", version="1")
+    async with a_postgres_store(postgres_url) as store:
+        links = store.between_nodes.nodes
+        assert await links.register(node) is None
+
+        async with links.session(node) as ended:
+            assert ended is None
+            assert await links.take(node, Duty.KLING, epoch=0, lifetime=timedelta(minutes=1))
+            assert await links.abandoned(Duty.KLING) is None

@@ -79,6 +79,7 @@ class NodeCalls:
 
     async def _await_answer(self, duty: Duty, call_id: str, wake: asyncio.Event, has_left: HasLeft) -> bytes:
         give_up_at, was_taken = self._clock.monotonic() + TAKE_LIMIT.total_seconds(), False
+        lost_since: float | None = None
         while True:
             wake.clear()
             try:
@@ -98,17 +99,22 @@ class NodeCalls:
                 await self._store.remove(call_id)
                 return decode_answer(state.answer)
             was_taken = state.taken_by is not None
-            if state.taken_by is not None and self._holder_of(duty) != state.taken_by:
-                await self._allow_last_answer(call_id)
+            if state.taken_by is None or self._holder_of(duty) == state.taken_by:
+                lost_since = None
+            else:
+                lost_since = await self._allow_last_answer(call_id, lost_since)
             await self._clock.wait(wake, until=self._clock.now() + _LOOK_EVERY)
 
-    async def _allow_last_answer(self, call_id: str) -> None:
-        """Wait a moment for the answer of a node that has lost the duty. Raises CallLost if there is none."""
-        await self._clock.wait(asyncio.Event(), until=self._clock.now() + MAX_SILENCE)
-        state = await self._store.waiting(call_id)
-        if state is None or state.answer is None:
-            await self._store.remove(call_id)
-            raise CallLost("The node that served the call has lost its duty.")
+    async def _allow_last_answer(self, call_id: str, lost_since: float | None) -> float:
+        """Return since when the node that serves a call seems to have lost the duty. Raises CallLost after a while.
+
+        It may answer yet. Or it is the new holder, and this node has not noticed that.
+        """
+        now = self._clock.monotonic()
+        if lost_since is None or now - lost_since < MAX_SILENCE.total_seconds():
+            return now if lost_since is None else lost_since
+        await self._store.remove(call_id)
+        raise CallLost("The node that served the call has lost its duty.")
 
 
 class CallServer:

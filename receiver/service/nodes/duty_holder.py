@@ -2,9 +2,13 @@
 
 A lease is renewed every second or so. If that fails for too long, the work is cancelled before the lease ends, so
 that another node can take the duty without an overlap. Waits use the monotonic clock; the store uses the database's.
+
+The duty of sending is also taken as soon as the session of its holder has ended. That may be early, if the holder has
+only lost this connection. So each of its starts is fenced: the store refuses it once another node has the duty.
 """
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +20,8 @@ from receiver.domain.errors import NodeReplaced, ReceiverError, StoreUnavailable
 from receiver.domain.worker import TaskSet
 from receiver.service.nodes.duty_plan import DutyPlan, LeaseTiming
 from receiver.service.nodes.duty_work import DutyWork
-from receiver.store.interfaces.nodes import NodeIdentity, NodeStore, NodesView
+from receiver.service.nodes.node_session import NodeSession
+from receiver.store.interfaces.nodes import Lease, NodeIdentity, NodeStore, NodesView
 
 log = structlog.get_logger()
 
@@ -34,6 +39,7 @@ class DutyHolder:
         store: NodeStore,
         node: NodeIdentity,
         works: Mapping[Duty, DutyWork],
+        session: NodeSession,
         *,
         before_start: Callable[[], Coroutine[object, object, None]],
         on_view: Callable[[NodesView], None],
@@ -44,6 +50,7 @@ class DutyHolder:
         self._store = store
         self._node = node
         self._works = works
+        self._session = session
         self._before_start = before_start
         self._on_view = on_view
         self._timing = timing
@@ -57,15 +64,19 @@ class DutyHolder:
         self._is_cut_off = False
         self._renewed_at = monotonic()
         self._in_contact_since = float("-inf")
+        self._abandoned: int | None = None  # the number of the lease whose holder's session had ended
 
     async def run(self, stop: asyncio.Event) -> None:
         """Do duties until *stop*; then finish what is in flight and give the duties back. Raises if a part fails."""
-        beating = asyncio.create_task(self._beat_until_cancelled(), name="leases")
-        watching = asyncio.create_task(self._watch(), name="tenures")
+        session = asyncio.create_task(self._session.run(), name="session")
+        parts = [
+            asyncio.create_task(part(), name=part.__name__)
+            for part in (self._beat_until_cancelled, self._watch, self._look_until_cancelled)
+        ]
         stopping = asyncio.create_task(stop.wait())
         try:
-            await asyncio.wait([beating, watching, stopping], return_when=asyncio.FIRST_COMPLETED)
-            for task in (beating, watching):
+            await asyncio.wait([session, *parts, stopping], return_when=asyncio.FIRST_COMPLETED)
+            for task in (session, *parts):
                 if task.done():
                     await task
             self._is_leaving = True
@@ -73,13 +84,15 @@ class DutyHolder:
         finally:
             for work in self._works.values():
                 work.abort()
-            beating.cancel()
-            watching.cancel()
             stopping.cancel()
+            for task in parts:
+                task.cancel()
             self._hand_overs.cancel()
-            await asyncio.gather(beating, watching, return_exceptions=True)
+            await asyncio.gather(*parts, return_exceptions=True)
             await asyncio.gather(*(work.ended() for work in self._works.values()))
             await self._leave()
+            session.cancel()
+            await asyncio.gather(session, return_exceptions=True)
 
     async def _beat_until_cancelled(self) -> None:
         while True:
@@ -92,7 +105,11 @@ class DutyHolder:
             else:
                 self._is_cut_off = False
             left = self._timing.interval.total_seconds() - (self._monotonic() - began)
-            await asyncio.sleep(max(left, _SHORTEST_PAUSE))
+            await asyncio.sleep(_SHORTEST_PAUSE)
+            with suppress(TimeoutError):  # the leases say whether there is a session
+                async with asyncio.timeout(max(left - _SHORTEST_PAUSE, 0)):
+                    await self._session.changed.wait()
+            self._session.changed.clear()
 
     async def beat(self) -> None:
         """Renew the leases, take free duties and hand one over if that is due. Raises StoreUnavailable."""
@@ -107,7 +124,9 @@ class DutyHolder:
 
     async def _renew(self) -> NodesView:
         began = self._monotonic()
-        view = await self._store.renew(self._node, frozenset(self._owned), lifetime=self._timing.lifetime)
+        view = await self._store.renew(
+            self._node, frozenset(self._owned), lifetime=self._timing.lifetime, has_session=self._session.is_open
+        )
         if view is None:
             raise NodeReplaced(
                 f"Another process has taken the name of this node, {self._node.name!r}.",
@@ -123,19 +142,59 @@ class DutyHolder:
     async def _take_free(self, view: NodesView) -> None:
         contact = self._monotonic() - self._in_contact_since
         for lease in self._plan.to_take(view, may_replace=contact >= self._timing.lifetime.total_seconds()):
-            began = self._monotonic()
-            if await self._store.take(self._node, lease.duty, epoch=lease.epoch, lifetime=self._timing.lifetime):
-                log.info("duty.taken", duty=lease.duty, epoch=lease.epoch + 1, from_node=lease.node)
-                self._owned.add(lease.duty)
-                await self._extend(lease.duty, began)
+            await self._take(lease)
+
+    async def _take(self, lease: Lease) -> None:
+        began, lifetime, is_early = self._monotonic(), self._timing.lifetime, not lease.has_ended
+        if not await self._store.take(
+            self._node, lease.duty, epoch=lease.epoch, lifetime=lifetime, has_session=self._session.is_open
+        ):
+            return
+        log.info("duty.taken", duty=lease.duty, epoch=lease.epoch + 1, from_node=lease.node, is_early=is_early)
+        self._owned.add(lease.duty)
+        tenure = self._works[lease.duty].tenure
+        tenure.begin(lease.duty, self._node.instance, lease.epoch + 1)
+        if is_early:
+            tenure.overlaps_until = self._monotonic() + self._timing.overlap
+        await self._extend(lease.duty, began)
+
+    async def _look_until_cancelled(self) -> None:
+        """Look often whether the session of the node that sends has ended. Nodes look at different moments."""
+        while True:
+            await asyncio.sleep(self._timing.look.total_seconds() * random.uniform(0.7, 1.0))  # noqa: S311 -- no secret
+            with suppress(StoreUnavailable):  # then the lease ends by itself
+                await self.look()
+
+    async def look(self) -> None:
+        """Take the duty of sending if the session of its holder had ended at the last look too."""
+        if Duty.KLING in self._owned or self._is_leaving or not self._session.is_open:
+            self._abandoned = None
+            return
+        async with self._lock:
+            lease = await self._store.abandoned(Duty.KLING)
+            if lease is not None and not self._has_seen(lease):
+                lease = None
+            if lease is not None and lease.epoch == self._abandoned:
+                await self._take(lease)
+            self._abandoned = None if lease is None else lease.epoch
+
+    def _has_seen(self, lease: Lease) -> bool:
+        """Return whether the session of this node is older than the last renewal of a lease.
+
+        If not, a restart of the server may have ended both sessions, and the holder may live.
+        """
+        renewed_ago = self._timing.lifetime - lease.remaining
+        return self._session.age > renewed_ago.total_seconds()
 
     async def _reconcile(self, view: NodesView, began: float) -> None:
         """Do the duties whose leases are this process's, and no other ones. The leases hold as of *began*."""
-        owned = {lease.duty for lease in view.leases if lease.instance == self._node.instance and not lease.has_ended}
-        for duty in self._owned - owned:
+        instance = self._node.instance
+        owned = {lease.duty: lease for lease in view.leases if lease.instance == instance and not lease.has_ended}
+        for duty in self._owned - owned.keys():
             self._lose(duty, "Another node has taken it.")
-        self._owned = owned
-        for duty in owned:
+        self._owned = {*owned}
+        for duty, lease in owned.items():
+            self._works[duty].tenure.begin(duty, instance, lease.epoch)
             await self._extend(duty, began)
 
     async def _extend(self, duty: Duty, began: float) -> None:

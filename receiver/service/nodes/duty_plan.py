@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import msgspec
 
-from receiver.domain.duties import Duty
+from receiver.domain.duties import MAX_FENCE_AGE, Duty
 from receiver.store.interfaces.nodes import Lease, NodesView
 
 HAND_OVER_INTERVAL = 30.0
@@ -24,16 +24,24 @@ class LeaseTiming(msgspec.Struct, frozen=True, kw_only=True):
 
     A free duty is taken after three renewals at the latest, so a node that dies is replaced within
     ``lifetime + 3 * interval``. Between the end of its own work and the start of its successor's lies ``margin``.
+    Nodes look every ``look`` whether the session of the node that sends has ended. If so, they do not wait for the end
+    of its lease.
     """
 
     lifetime: timedelta = timedelta(seconds=5)
     interval: timedelta = timedelta(seconds=1.25)
     margin: timedelta = timedelta(seconds=1)
+    look: timedelta = timedelta(seconds=0.4)
 
     @property
     def tenure(self) -> float:
         """How many seconds a holder relies on a lease, from the moment before it asked for it."""
         return (self.lifetime - self.margin).total_seconds()
+
+    @property
+    def overlap(self) -> float:
+        """How many seconds after an early takeover Kling may still receive a create of the earlier holder."""
+        return MAX_FENCE_AGE + self.margin.total_seconds()
 
 
 class DutyPlan(msgspec.Struct):

@@ -17,6 +17,7 @@ from receiver.service.nodes.duty_holder import DutyHolder
 from receiver.service.nodes.duty_plan import LeaseTiming
 from receiver.service.nodes.duty_work import DutyWork, available
 from receiver.service.nodes.node_list import listed, node_name
+from receiver.service.nodes.node_session import NodeSession
 from receiver.service.nodes.registration import register
 from receiver.service.nodes.remote_services import (
     Creates,
@@ -117,6 +118,7 @@ class Node:
             self._links.nodes,
             self.identity,
             works,
+            NodeSession(self._links.nodes, self.identity, monotonic=clock.monotonic),
             before_start=self._pass_over_ids,
             on_view=self._see,
             timing=self._timing,

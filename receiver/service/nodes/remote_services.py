@@ -4,12 +4,13 @@ On the holder itself nothing is stored and nothing waits: the service is called 
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Protocol
 
 from msgspec.structs import replace
 
 from receiver.domain.duties import Duty, Tenure
-from receiver.domain.errors import CallLost, KlingUncertain
+from receiver.domain.errors import CallLost, DutyLost, KlingUncertain
 from receiver.domain.model import RouteState
 from receiver.kling.client import KlingResponse
 from receiver.kling.endpoints import Endpoint
@@ -74,7 +75,8 @@ class NodeCreates:
     ) -> KlingResponse:
         """Forward a client's create and return Kling's answer, or the first one's if the client repeats it."""
         if self._tenure.is_held:
-            return await self._local.submit_now(endpoint, body, metadata, pass_through, caller)
+            with suppress(DutyLost):  # nothing is stored: the node that has the duty now sends it
+                return await self._local.submit_now(endpoint, body, metadata, pass_through, caller)
         arguments = encode_create(endpoint, body, metadata, pass_through, caller)
         try:
             answer = await self._calls.call(

@@ -1,6 +1,8 @@
 """The nodes that share a database, and their leases on duties. All times are those of the database's clock."""
 
+import asyncio
 from collections.abc import Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -63,16 +65,35 @@ class NodeStore(Protocol):
         """
         ...
 
-    async def renew(self, node: NodeIdentity, duties: Collection[Duty], *, lifetime: timedelta) -> NodesView | None:
+    def session(self, node: NodeIdentity) -> AbstractAsyncContextManager[asyncio.Event | None]:
+        """Keep a session open that other nodes see, and yield the event that is set when it ends.
+
+        Yield None if they cannot see it, because a pooler is in between. Raises StoreUnavailable.
+        """
+        ...
+
+    async def abandoned(self, duty: Duty) -> Lease | None:
+        """Return the lease on a duty if the session of its holder has ended, or None."""
+        ...
+
+    async def renew(
+        self, node: NodeIdentity, duties: Collection[Duty], *, lifetime: timedelta, has_session: bool = False
+    ) -> NodesView | None:
         """Report that a process lives, renew its leases on *duties*, and return all nodes and leases.
 
+        *has_session* says that it keeps a session open now: if that ends, other nodes may take its leases at once.
         A lease that has ended is renewed too, unless another node has taken it: a pause of the database moves nothing.
         Return None if another process has taken the node's name.
         """
         ...
 
-    async def take(self, node: NodeIdentity, duty: Duty, *, epoch: int, lifetime: timedelta) -> bool:
-        """Take a duty whose lease number *epoch* has ended. Return False if another node was faster."""
+    async def take(
+        self, node: NodeIdentity, duty: Duty, *, epoch: int, lifetime: timedelta, has_session: bool = False
+    ) -> bool:
+        """Take a duty whose lease number *epoch* has ended, or the session of its holder.
+
+        Return False if another node was faster. From then on no write with the fence of an earlier lease happens.
+        """
         ...
 
     async def give_back(self, node: NodeIdentity, duties: Collection[Duty]) -> None:

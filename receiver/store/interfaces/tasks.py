@@ -9,6 +9,7 @@ import msgspec
 from receiver.domain.audit import AuditEntry
 from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.costs import Cost
+from receiver.domain.duties import Fence
 from receiver.domain.model import Delivery, Event, Push, PushOutcome, Task, TaskState
 
 
@@ -53,11 +54,12 @@ It must be pure: if the transaction is repeated, the store calls it again with a
 
 
 class ApplyCall(msgspec.Struct, frozen=True, kw_only=True):
-    """The arguments of one ``apply``."""
+    """The arguments of one ``apply``. With a *fence* it raises DutyLost and writes nothing if the lease has changed."""
 
     ref: TaskRef
     decide: Decide
     with_pending: bool = False
+    fence: Fence | None = None
 
 
 class SlotUse(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,11 +101,12 @@ class TaskStore(Protocol):
         events: Sequence[Event] = (),
         batch_size: int | None = None,
         digest: bytes | None = None,
+        fence: Fence | None = None,
     ) -> Task:
         """Store a new task and its submit body. Return the earlier task if its idempotency key is known.
 
         *digest* is that of the request, to compare later requests with the same key. A gateway client's task that
-        Kling refused does not keep its key.
+        Kling refused does not keep its key. With a *fence* it raises DutyLost if the lease has changed.
         Compare the ids to tell which one was returned. The task's batch is created if it is missing, and closed when
         it has *batch_size* tasks. Raises Conflict if the batch is closed or has another size.
         """

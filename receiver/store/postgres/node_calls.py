@@ -128,11 +128,12 @@ class NodeParts(msgspec.Struct, frozen=True, kw_only=True):
     signals: PostgresSignals
 
 
-async def open_node_parts(address: Address, health: Health, stack: AsyncExitStack) -> NodeParts:
+async def open_node_parts(address: Address, health: Health, stack: AsyncExitStack, *, is_pooled: bool) -> NodeParts:
     """Open the connections between nodes; *stack* closes them. Leases do not wait for anything else."""
     leasing = await Connections.open(address, health, size=1, timeout=_LEASE_SECONDS)
     stack.push_async_callback(leasing.aclose)
     calling = await Connections.open(address, health, size=2, timeout=_CALL_SECONDS)
     stack.push_async_callback(calling.aclose)
     calls = PostgresCalls(calling, health)
-    return NodeParts(nodes=PostgresNodes(leasing, health), calls=calls, signals=PostgresSignals(address, calls))
+    nodes = PostgresNodes(leasing, health, address=address, is_pooled=is_pooled)
+    return NodeParts(nodes=nodes, calls=calls, signals=PostgresSignals(address, calls))

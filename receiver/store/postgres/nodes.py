@@ -1,5 +1,6 @@
 """The nodes that share a database, and their leases on duties."""
 
+import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -9,18 +10,22 @@ from asyncpg import Record
 from receiver.domain.clock import MICROSECOND, from_micros
 from receiver.domain.duties import Duty
 from receiver.store.interfaces.nodes import Lease, NodeIdentity, NodesView, StoredNode
-from receiver.store.postgres.database import Connection, Connections, Health
+from receiver.store.postgres.database import CONNECT_TIMEOUT, Address, Connection, Connections, Health, connect
+from receiver.store.postgres.errors import translate_error
 from receiver.store.postgres.queries import change, fetch, fetch_row
 
 _FORGET_AFTER = timedelta(days=7)
+_NO_TIME_LIMIT = {"idle_session_timeout": "0"}
 
 
 class PostgresNodes:
     """The nodes and leases, on a connection of their own. No call is repeated: its caller knows what is too late."""
 
-    def __init__(self, connections: Connections, health: Health) -> None:
+    def __init__(self, connections: Connections, health: Health, *, address: Address, is_pooled: bool) -> None:
         self._connections = connections
         self._health = health
+        self._address = address
+        self._is_pooled = is_pooled
 
     async def register(self, node: NodeIdentity, *, replacing: str | None = None) -> StoredNode | None:
         """Register a process under its node's name. Return the process that has the name, or None.
@@ -41,7 +46,33 @@ class PostgresNodes:
             found = await fetch_row(connection, "find_node", {"name": node.name})
             return None if found is None else _node(found)
 
-    async def renew(self, node: NodeIdentity, duties: Collection[Duty], *, lifetime: timedelta) -> NodesView | None:
+    @asynccontextmanager
+    async def session(self, node: NodeIdentity) -> AsyncIterator[asyncio.Event | None]:
+        """Keep a session open that other nodes see. A pooler may keep one open after this process ended: then None."""
+        if self._is_pooled:
+            yield None
+            return
+        connection = await connect(self._address, timeout=CONNECT_TIMEOUT, settings=_NO_TIME_LIMIT)
+        try:
+            ended = asyncio.Event()
+            connection.add_termination_listener(lambda _: ended.set())
+            try:
+                await fetch(connection, "open_session", {"instance": node.instance})
+            except Exception as exc:
+                raise (translate_error(exc) or exc) from exc
+            yield ended
+        finally:
+            connection.terminate()
+
+    async def abandoned(self, duty: Duty) -> Lease | None:
+        """Return the lease on a duty if the session of its holder has ended, or None."""
+        async with self._transaction() as connection:
+            row = await fetch_row(connection, "find_abandoned_lease", {"duty": duty.value})
+            return None if row is None else _lease(row)
+
+    async def renew(
+        self, node: NodeIdentity, duties: Collection[Duty], *, lifetime: timedelta, has_session: bool = False
+    ) -> NodesView | None:
         """Report that a process lives, renew its leases on *duties*, and return all nodes and leases.
 
         A lease that has ended is renewed too, unless another node has taken it: a pause of the database moves nothing.
@@ -50,12 +81,19 @@ class PostgresNodes:
         async with self._transaction() as connection:
             if not await change(connection, "renew_node", {"name": node.name, "instance": node.instance}):
                 return None
-            held = {"instance": node.instance, "duties": [*duties], "lifetime": lifetime // MICROSECOND}
+            held = {
+                "instance": node.instance,
+                "duties": [*duties],
+                "lifetime": lifetime // MICROSECOND,
+                "session": node.instance if has_session else None,
+            }
             if duties:
                 await change(connection, "renew_leases", held)
             return await _view(connection)
 
-    async def take(self, node: NodeIdentity, duty: Duty, *, epoch: int, lifetime: timedelta) -> bool:
+    async def take(
+        self, node: NodeIdentity, duty: Duty, *, epoch: int, lifetime: timedelta, has_session: bool = False
+    ) -> bool:
         """Take a duty whose lease number *epoch* has ended. Return False if another node was faster."""
         arguments = {
             "duty": duty.value,
@@ -63,6 +101,7 @@ class PostgresNodes:
             "name": node.name,
             "instance": node.instance,
             "lifetime": lifetime // MICROSECOND,
+            "session": node.instance if has_session else None,
         }
         async with self._transaction() as connection:
             return await change(connection, "take_lease", arguments) == 1

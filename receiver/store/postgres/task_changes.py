@@ -4,12 +4,14 @@ The tasks of a group are locked in the order of their ids, so that the groups of
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 from receiver.domain.model import Delivery, Event, Push
 from receiver.store import delivery_rows, rows
 from receiver.store.interfaces import ApplyCall, ByToken, Change
 from receiver.store.postgres.alerts import track_alerts
 from receiver.store.postgres.database import Connection
+from receiver.store.postgres.fences import check_fence, lost_leases
 from receiver.store.postgres.queries import Statement, Write, fetch, write_each, write_rows, write_together
 from receiver.store.postgres.writer import DecidedWriteOp
 from receiver.store.unit_of_work import UnitOfWork, decide_group, push_rows
@@ -26,7 +28,13 @@ async def _load(connection: Connection, group: Sequence[ApplyCall]) -> UnitOfWor
     if any(call.with_pending for call in group):
         for row in await fetch(connection, "pending_pushes", {"ids": list(tasks)}):
             pending.setdefault(row["task_id"], []).append(rows.push(row))
-    return UnitOfWork(stored={task.id: values for task, values in read}, tasks=tasks, pending=pending)
+    lost = await lost_leases(connection, group)
+    return UnitOfWork(
+        stored={task.id: values for task, values in read},
+        tasks=tasks,
+        pending=pending,
+        check_fence=partial(check_fence, lost=lost),
+    )
 
 
 async def _write(connection: Connection, unit: UnitOfWork) -> None:

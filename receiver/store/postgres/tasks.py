@@ -11,13 +11,15 @@ from msgspec.structs import replace
 
 from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.clock import from_micros, micros
-from receiver.domain.errors import Conflict
+from receiver.domain.duties import Fence
+from receiver.domain.errors import Conflict, DutyLost
 from receiver.domain.model import Delivery, Event, Task, TaskState
 from receiver.store import rows
 from receiver.store.batch_members import BatchMembership
 from receiver.store.interfaces import ApplyCall, ByToken, Change, Decide, QueueFront, TaskRef
 from receiver.store.item_error import ItemError
 from receiver.store.postgres.database import Connection, Reader
+from receiver.store.postgres.fences import check_fence, lost_leases
 from receiver.store.postgres.queries import change, fetch, fetch_value, write_each, write_rows
 from receiver.store.postgres.task_changes import APPLY, write_events
 from receiver.store.postgres.writer import WriteOp, Writer
@@ -42,9 +44,10 @@ class PostgresTaskStore:
         events: Sequence[Event] = (),
         batch_size: int | None = None,
         digest: bytes | None = None,
+        fence: Fence | None = None,
     ) -> Task:
         """Store a new task, or return the earlier one with its idempotency key."""
-        call = AddCall(task=task, intent=intent, events=events, batch_size=batch_size, digest=digest)
+        call = AddCall(task=task, intent=intent, events=events, batch_size=batch_size, digest=digest, fence=fence)
         stored = await self._writer.execute(_ADD_WITH_EVENTS if events else _ADD, call)
         self._remember_token(stored)
         return stored
@@ -171,20 +174,23 @@ async def _add(connection: Connection, group: Sequence[AddCall]) -> Sequence[Tas
     await _lock_names(connection, keys, names)
     known = await _tasks_by_idempotency_key(connection, keys)
     batches = BatchMembership(await fetch(connection, "lock_batches", {"names": names}) if names else ())
+    lost = await lost_leases(connection, group)
     accepted: list[AddCall] = []
     results: list[Task | ItemError] = []
     for call in group:
         key = call.task.idempotency_key
-        if key is not None and key in known:
-            if not is_key_released(known[key]):
-                results.append(known[key])
-                continue
-            await change(connection, "release_idempotency_key", {"task_id": known[key].id})
+        earlier = None if key is None else known.get(key)
+        if earlier is not None and not is_key_released(earlier):
+            results.append(earlier)
+            continue
         try:
+            check_fence(call.fence, lost)
             batches.add(call.task, call.batch_size)
-        except Conflict as exc:
+        except (Conflict, DutyLost) as exc:
             results.append(ItemError(exc))
             continue
+        if earlier is not None:
+            await change(connection, "release_idempotency_key", {"task_id": earlier.id})
         if key is not None:
             known[key] = call.task
         accepted.append(call)

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.clock import micros
+from receiver.domain.duties import Fence
 from receiver.domain.errors import Conflict
 from receiver.domain.model import Delivery, Event, Task, TaskState
 from receiver.store import rows
@@ -45,6 +46,7 @@ class SqliteTaskStore:
         events: Sequence[Event] = (),
         batch_size: int | None = None,
         digest: bytes | None = None,
+        fence: Fence | None = None,  # noqa: ARG002 -- a file has one process, which no other one replaces
     ) -> Task:
         """Store a new task, or return the earlier one with its idempotency key."""
         call = AddCall(task=task, intent=intent, events=events, batch_size=batch_size, digest=digest)
@@ -149,16 +151,17 @@ def _add(connection: sqlite3.Connection, group: Sequence[AddCall]) -> Sequence[T
     results: list[Task | ItemError] = []
     for call in group:
         key = call.task.idempotency_key
-        if key is not None and key in known:
-            if not is_key_released(known[key]):
-                results.append(known[key])
-                continue
-            connection.execute(sql("release_idempotency_key"), {"task_id": known[key].id})
+        earlier = None if key is None else known.get(key)
+        if earlier is not None and not is_key_released(earlier):
+            results.append(earlier)
+            continue
         try:
             batches.add(call.task, call.batch_size)
         except Conflict as exc:
             results.append(ItemError(exc))
             continue
+        if earlier is not None:
+            connection.execute(sql("release_idempotency_key"), {"task_id": earlier.id})
         if key is not None:
             known[key] = call.task
         accepted.append(call)

@@ -36,18 +36,43 @@ WHERE name = :name AND instance = :instance;
 -- name: renew_leases
 -- Renew the leases of a process, also those that have ended meanwhile, if no other process has taken them.
 UPDATE leases
-SET until = micros_now() + :lifetime::bigint
+SET until = micros_now() + :lifetime::bigint, session_instance = :session
 WHERE instance = :instance AND duty = ANY(:duties::text[]);
 
 -- name: take_lease
--- Take a duty whose lease has ended, unless another process was faster.
+-- Take a duty whose lease has ended, or the session of its holder, unless another process was faster.
 UPDATE leases
 SET
     epoch = epoch + 1,
     node = :name,
     instance = :instance,
-    until = micros_now() + :lifetime::bigint
-WHERE duty = :duty AND epoch = :epoch AND (instance IS NULL OR until <= micros_now());
+    until = micros_now() + :lifetime::bigint,
+    session_instance = :session
+WHERE duty = :duty
+  AND epoch = :epoch
+  AND (
+      instance IS NULL
+      OR until <= micros_now()
+      OR (session_instance = instance AND NOT has_session(instance))
+  );
+
+-- name: find_abandoned_lease
+-- Find the lease on a duty if the session of its holder has ended.
+SELECT duty, epoch, node, instance, until - micros_now() AS remaining
+FROM leases
+WHERE duty = :duty AND session_instance = instance AND NOT has_session(instance);
+
+-- name: open_session
+-- Lock the key of a process until its session ends. An earlier session of it may not have noticed its end yet.
+SELECT pg_advisory_lock_shared(session_key(:instance));
+
+-- name: lock_lease
+-- Lock a lease until the end of the transaction, if it is still that one. Its holder can renew it meanwhile, but no
+-- other process can take it: that changes the number, which is part of a key.
+SELECT epoch
+FROM leases
+WHERE duty = :duty AND epoch = :epoch AND instance = :instance
+FOR KEY SHARE;
 
 -- name: give_back_leases
 -- End leases of a process, so that others need not wait for it.
