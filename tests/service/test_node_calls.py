@@ -3,16 +3,29 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
 from harness.clock import FakeClock
 from harness.waiting import wait_until
 
 from receiver.domain.clock import Ids, SystemClock
-from receiver.domain.duties import Duty
-from receiver.domain.errors import CallLost, Conflict, KeyReused, KlingUncertain, ReceiverError, StoreUnavailable
+from receiver.domain.duties import Duty, Tenure
+from receiver.domain.errors import (
+    CallLost,
+    Conflict,
+    DutyLost,
+    KeyReused,
+    KlingUncertain,
+    ReceiverError,
+    StoreUnavailable,
+)
 from receiver.domain.notifier import Notifiers
+from receiver.kling import endpoints
+from receiver.kling.client import KlingResponse
+from receiver.service.nodes.call_codec import encode_response
 from receiver.service.nodes.calls import MAX_SILENCE, CallServer, NodeCalls, RemoteCaller
+from receiver.service.nodes.remote_services import CREATE, NodeCreates
 from receiver.service.nodes.signals import NodeSignals
 from receiver.store.postgres.database import Address
 from receiver.store.postgres.store import PostgresStore
@@ -134,6 +147,50 @@ async def test_the_outcome_of_a_call_is_unknown_if_its_server_loses_the_duty(
 
     with pytest.raises(CallLost, match="has lost its duty"):
         await calling
+
+
+async def test_the_answer_of_a_new_holder_is_returned_at_once_although_its_node_has_not_noticed_the_takeover(
+    store: PostgresStore, holder: Holder
+) -> None:
+    clock = FakeClock()
+    began = clock.monotonic()
+    calling = asyncio.create_task(calls_of(store, holder="b", clock=clock).call(Duty.KLING, "wait", b"1"))
+    await wait_until(lambda: bool(holder.served))
+
+    clock.advance(MAX_SILENCE / 2)
+    holder.stop.set()  # lets it answer
+    while not calling.done():
+        clock.advance(MAX_SILENCE / 100)
+        await asyncio.sleep(0.05)
+
+    assert await calling == b""
+    assert timedelta(seconds=clock.monotonic() - began) < MAX_SILENCE
+
+
+class LostCreates:
+    """Creates of a node that has just lost the duty."""
+
+    async def submit_now(self, *_: object) -> KlingResponse:
+        raise DutyLost("Another node does it.")
+
+
+async def test_a_create_that_a_node_may_no_longer_send_goes_to_the_holder(store: PostgresStore, holder: Holder) -> None:
+    sent = KlingResponse(status=200, headers={}, body=b"{}")
+
+    async def create(arguments: bytes, _caller: RemoteCaller) -> bytes:
+        holder.served.append(arguments)
+        return encode_response(sent)
+
+    holder.server._handlers = {CREATE: create}
+    tenure = Tenure(lambda: 0.0)
+    tenure.extend(1.0)
+    endpoint = endpoints.resolve("images/multi-image2image")
+    assert endpoint is not None
+
+    answer = await NodeCreates(LostCreates(), calls_of(store), tenure).submit_now(endpoint, b"{}")
+
+    assert answer == sent
+    assert len(holder.served) == 1
 
 
 async def test_a_commit_on_one_node_wakes_the_others_alone(store: PostgresStore) -> None:
