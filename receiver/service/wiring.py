@@ -105,23 +105,14 @@ class DeliveryServices(msgspec.Struct, frozen=True, kw_only=True):
 
 def build_tasks(context: Context) -> TaskServices:
     """Build the services that submit and track tasks."""
-    settings, store, kling, event_factory = context.settings, context.store, context.kling, context.event_factory
+    settings, store, event_factory = context.settings, context.store, context.event_factory
     notifiers, clock, ids, url = context.notifiers, context.clock, context.ids, settings.public.url
     alerts = HealthAlerts(store.tasks, store.catalog, event_factory, public_url=url, notifiers=notifiers, clock=clock)
     ends = ExpectedEnds(settings.poll, has_callbacks=bool(settings.public.url))
     health = _build_callback_health(context, ends, alerts)
     inbox = _build_inbox(context, ends, health)
     recorder = CreateRecorder(store.tasks, event_factory, ends=ends, notifiers=notifiers, clock=clock)
-    recovery = CreateRecovery(
-        store.tasks,
-        kling,
-        recorder,
-        store.catalog,
-        settings=settings,
-        notifiers=notifiers,
-        clock=clock,
-        tenure=context.tenures[Duty.KLING],
-    )
+    recovery = _build_recovery(context, recorder)
     executor = _build_executor(context, recorder, recovery, alerts, ends)
     held = HeldCreates(store.tasks, recorder, executor.admission, wait=settings.gateway.wait, clock=clock)
     queue = SubmitQueue(
@@ -146,6 +137,19 @@ def build_tasks(context: Context) -> TaskServices:
         batches=BatchService(store.batches, event_factory, notifiers=notifiers, clock=clock),
         bill=_build_bill(context, alerts),
         alert_service=AlertService(store.alerts, clock=clock),
+    )
+
+
+def _build_recovery(context: Context, recorder: CreateRecorder) -> CreateRecovery:
+    return CreateRecovery(
+        context.store.tasks,
+        context.kling,
+        recorder,
+        context.store.catalog,
+        settings=context.settings,
+        notifiers=context.notifiers,
+        clock=context.clock,
+        tenure=context.tenures[Duty.KLING],
     )
 
 

@@ -51,10 +51,7 @@ _MAX_WAIT_FOR_ROOM = timedelta(seconds=2)
 
 
 class _Admitted(msgspec.Struct, frozen=True, kw_only=True):
-    """A queued task that may be sent: its callback token, and the slots that other tasks use when it is sent.
-
-    ``fence`` is older than the look at these slots: if another process has had the duty since, nothing is sent.
-    """
+    """A queued task that may be sent: its callback token, and the slots that other tasks use when it is sent."""
 
     task: Task
     endpoint: Endpoint
@@ -62,7 +59,6 @@ class _Admitted(msgspec.Struct, frozen=True, kw_only=True):
     token: str
     slots: SlotUse
     size: int
-    fence: Fence | None
 
 
 class SubmitQueue:
@@ -190,15 +186,15 @@ class SubmitQueue:
     async def _serve_front(self, front: QueueFront, now: datetime, fence: Fence | None) -> bool:
         """Send the tasks at the queue's front for which this is possible. Return False if the queue is unchanged."""
         self._admission.sync_heads([queued.task for queued in front.tasks])
-        admitted, is_changed = await self._admit(front, now, fence)
+        admitted, is_changed = await self._admit(front, now)
         # To read tasks that have to wait costs more than to read again.
         are_all_sent = len(admitted) == len(front.tasks)
         self._max_read = min(2 * self._max_read, MAX_CONCURRENT) if are_all_sent else max(len(admitted), 1)
         if admitted:
-            await self._send(admitted, now)
+            await self._send(admitted, now, fence)
         return is_changed or bool(admitted)
 
-    async def _admit(self, front: QueueFront, now: datetime, fence: Fence | None) -> tuple[Sequence[_Admitted], bool]:
+    async def _admit(self, front: QueueFront, now: datetime) -> tuple[Sequence[_Admitted], bool]:
         """Return the tasks that may be sent together, and whether another one left the queue or was postponed.
 
         A probe is sent alone, because its result decides about the others. What follows another change is read again.
@@ -226,15 +222,7 @@ class SubmitQueue:
                         break
                     token = self._ids.token()
                     admitted.append(
-                        _Admitted(
-                            task=task,
-                            endpoint=endpoint,
-                            call=call,
-                            token=token,
-                            slots=slots,
-                            size=queued.size,
-                            fence=fence,
-                        )
+                        _Admitted(task=task, endpoint=endpoint, call=call, token=token, slots=slots, size=queued.size)
                     )
                     slots = slots.with_submitting(task)
                     if is_probe or task.id in self._admission.head_ids:
@@ -256,12 +244,15 @@ class SubmitQueue:
         size = sum(self._bytes_in_flight.values()) + sum(each.size for each in admitted)
         return len(self._in_flight) + len(admitted) < MAX_CONCURRENT and size < MAX_BYTES_IN_FLIGHT
 
-    async def _send(self, admitted: Sequence[_Admitted], now: datetime) -> None:
-        """Start the creates of tasks, except those that are no longer queued. Their starts are stored first."""
+    async def _send(self, admitted: Sequence[_Admitted], now: datetime, fence: Fence | None) -> None:
+        """Start the creates of tasks, except those that are no longer queued. Their starts are stored first.
+
+        *fence* is older than the look at the slots: if another process has had the duty since, nothing is sent.
+        """
         bodies = await self._task_store.intents([each.task.id for each in admitted])
         lookup_at = now + self._executor.max_duration
         calls = [
-            ApplyCall(ref=ById(id=each.task.id), decide=partial(_start, each.token, now, lookup_at), fence=each.fence)
+            ApplyCall(ref=ById(id=each.task.id), decide=partial(_start, each.token, now, lookup_at), fence=fence)
             for each in admitted
         ]
         changes = await self._task_store.apply_all(calls)
@@ -271,12 +262,14 @@ class SubmitQueue:
                 self._admission.started(each.task, each.call, each.slots.all, now)
                 body = bodies.get(each.task.id, b"")
                 self._bytes_in_flight[each.task.id] = len(body)
-                self._in_flight[each.task.id] = self.spawn(self._execute(each, change.task, body))
+                self._in_flight[each.task.id] = self.spawn(self._execute(each, change.task, body, fence))
         for change in changes:
             if isinstance(change, BaseException):
                 raise change
 
-    async def _execute(self, admitted: _Admitted, task: Task, body: bytes) -> KlingResponse | KlingError:
+    async def _execute(
+        self, admitted: _Admitted, task: Task, body: bytes, fence: Fence | None
+    ) -> KlingResponse | KlingError:
         try:
             execute = partial(
                 self._executor.execute,
@@ -285,7 +278,7 @@ class SubmitQueue:
                 body,
                 admitted.token,
                 slots_in_use=admitted.slots.confirmed,
-                fence=admitted.fence,
+                fence=fence,
             )
             return await self._held.send(task.id, execute)
         finally:
