@@ -118,12 +118,12 @@ class HeldCreates:
     def added(self, task: Task, create: CreateRequest) -> Iterator[HeldCreate]:
         """Add a create while its task is being stored. It is removed again if it is not stored."""
         size = len(create.body)
-        total = size + sum(held.size for held in self._held.values())
+        waiting = [held.size for held in self._held.values() if not held.is_abandoned]
         held = HeldCreate(
             task=task,
             pass_through=create.pass_through,
             size=size,
-            has_room=len(self._held) < MAX_HELD and total <= MAX_HELD_BYTES,
+            has_room=len(waiting) < MAX_HELD and size + sum(waiting) <= MAX_HELD_BYTES,
             callers=[create.caller],
         )
         self._held[task.id] = held

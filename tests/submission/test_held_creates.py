@@ -14,7 +14,7 @@ from harness.fake_kling import FakeKling, refusal
 from harness.task_system import JOB, IdleClock, TaskSystem, a_task_system
 from harness.waiting import wait_until
 
-from receiver.domain.errors import Conflict, KlingError, ServiceStopping
+from receiver.domain.errors import Conflict, KlingError, ServiceStopping, StoreUnavailable
 from receiver.domain.model import Task, TaskState
 from receiver.domain.secret import Secret
 from receiver.kling import endpoints
@@ -94,6 +94,11 @@ async def free_slot(system: TaskSystem) -> None:
     (running,) = [task for task in kling.tasks.values() if task.status == "submitted"]
     body = kling.finish_task(running)
     await system.push(running.token, body)
+
+
+async def a_full_disk(*_: object) -> bool:
+    """Fail as a write does when the disk is full."""
+    raise StoreUnavailable("The disk is full.")
 
 
 async def soon(system: TaskSystem, answer: Awaitable[T], *, seconds: float = 5) -> T:
@@ -297,3 +302,23 @@ async def test_a_create_does_not_wait_for_an_account_in_trouble(tmp_path: Path) 
 
         assert codes == ["kling_account", "kling_account"]
         assert await queued(system) == []
+
+
+async def test_a_create_without_a_client_takes_no_room_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held_creates, "MAX_HELD", 1)
+    async with a_full_account(tmp_path) as system:
+        client = Client(system)
+        waiting = await client.wait()
+        client.has_left = True
+        with monkeypatch.context() as broken:
+            broken.setattr(system.recorder, "withdraw", a_full_disk)
+            with pytest.raises(StoreUnavailable):
+                await soon(system, waiting)
+
+            other = await Client(system).wait("a dog")
+
+        assert not other.done()
+        await free_slot(system)
+        assert (await soon(system, other)).status == 200
