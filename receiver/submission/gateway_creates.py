@@ -32,10 +32,11 @@ _MAX_ANSWER = 16 * 1024
 _MAX_TRIES = 3
 _REMEMBERED_SECONDS = 600.0
 _SAME_MOMENT_SECONDS = 0.5
-"""Two equal creates within this time are meant as two tasks, unless the first one's client has left."""
+"""Two equal creates within this time are two tasks, unless the first one's client has left or got no clear answer."""
 
 _LOOK_EVERY = timedelta(seconds=1)
 _UNKNOWN = "The first create with this key or body has no clear answer yet, so it is not sent again."
+_SEND_AGAIN = "Send this one again later."
 _KEY_REMEDY = "Use another Idempotency-Key for another body."
 
 
@@ -63,11 +64,12 @@ class _Recent(msgspec.Struct, kw_only=True):
     """A create without a key that a client may repeat, until its answer is delivered.
 
     It is one before its task is stored, which may take longer than the client waits. ``task`` stays None if it cannot
-    be stored.
+    be stored. ``has_ended``: its client got an error after which the outcome is unknown, so an equal create is a repeat.
     """
 
     begun_at: float
     caller: Caller
+    has_ended: bool = False
     task: Task | None = None
     is_stored: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
 
@@ -129,7 +131,9 @@ class GatewayCreates:
                 self._forget(first, request)
             if answer is not None:
                 return answer
-        raise Conflict("Equal creates end at the same time again and again.", remedy="Send this one again later.")
+            if caller.has_left():  # its client may have sent another repeat, which is sent
+                raise Conflict("Kling did not make the first create, and this client has left.", remedy=_SEND_AGAIN)
+        raise Conflict("Equal creates end at the same time again and again.", remedy=_SEND_AGAIN)
 
     async def _first_or_begun(self, request: CreateRequest, *, is_repeat: bool) -> Task | StartedCreate:
         """Return the task of the create that the request repeats, or else begin the request's own create.
@@ -173,7 +177,11 @@ class GatewayCreates:
 
         The create continues if the caller is cancelled. Raises its KlingError.
         """
-        answer = await self._answer(begun.task, begun.answer, request)
+        try:
+            answer = await self._answer(begun.task, begun.answer, request)
+        finally:
+            if recent := self._find_recent(begun.task, request):
+                recent.has_ended = True
         if isinstance(answer, KlingUncertain):
             own_id = begun.task.external_task_id
             raise KlingUncertain(answer.message, remedy=answer.remedy, external_task_id=own_id) from answer
@@ -188,9 +196,12 @@ class GatewayCreates:
 
     def _forget(self, task: Task, request: CreateRequest) -> None:
         """Forget the create of *task*, so that an equal one is sent. A newer equal create is kept."""
-        recent = self._recent.get(request.slot)
-        if recent is not None and recent.task is not None and recent.task.id == task.id:
+        if self._find_recent(task, request):
             del self._recent[request.slot]
+
+    def _find_recent(self, task: Task, request: CreateRequest) -> _Recent | None:
+        recent = self._recent.get(request.slot)
+        return recent if recent is not None and recent.task is not None and recent.task.id == task.id else None
 
     async def _answer(
         self, task: Task, answer: "asyncio.Future[KlingResponse | KlingError]", request: CreateRequest
@@ -208,7 +219,8 @@ class GatewayCreates:
         age = self._clock.monotonic() - recent.begun_at
         if age > _REMEMBERED_SECONDS:
             return None
-        return recent if is_repeat or age >= _SAME_MOMENT_SECONDS or recent.caller.has_left() else None
+        is_answer_lost = recent.has_ended or recent.caller.has_left()
+        return recent if is_repeat or is_answer_lost or age >= _SAME_MOMENT_SECONDS else None
 
     async def _outcome(self, task: Task, request: CreateRequest) -> KlingResponse | None:
         """Return the answer of an earlier create, or None if it created nothing. Raises KlingUncertain."""

@@ -12,7 +12,7 @@ from harness.submitted_tasks import CERTAIN_AFTER
 from harness.task_system import JOB, IdleClock, TaskSystem, a_task_system
 from harness.waiting import wait_until
 
-from receiver.domain.errors import KeyReused, KlingUncertain, StoreUnavailable
+from receiver.domain.errors import Conflict, KeyReused, KlingUncertain, StoreUnavailable
 from receiver.domain.model import Generation, Task, TaskState
 from receiver.kling import endpoints
 from receiver.kling.client import KlingResponse
@@ -256,20 +256,51 @@ async def test_a_repeat_of_a_create_that_was_not_stored_is_a_new_create(
         assert len(system.kling.create_ids) == 1
 
 
-@pytest.mark.parametrize("has_left", [False, True])
 @pytest.mark.parametrize("key", [None, "order-17"])
-async def test_repeats_that_wait_for_a_create_that_kling_refuses_make_one_task(
-    tmp_path: Path, key: str | None, *, has_left: bool
-) -> None:
+async def test_repeats_that_wait_for_a_create_that_kling_refuses_make_one_task(tmp_path: Path, key: str | None) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         system.kling.create_faults = [refusal(429, 1303)]
         first = await begin(system, key=key, has_left=True)
         with structlog.testing.capture_logs() as logs:
-            repeats = [asyncio.create_task(create(system, key=key, has_left=has_left)) for _ in range(2)]
-            repeats.append(asyncio.create_task(create(system, key=key)))
+            repeats = [asyncio.create_task(create(system, key=key)) for _ in range(3)]
             await wait_until(lambda: [line["event"] for line in logs].count("create.repeated") == 3)
         answer_now(system)
 
         await first
         assert len({answer.body for answer in await asyncio.gather(*repeats)}) == 1
         assert len(system.kling.tasks) == 1
+
+
+@pytest.mark.parametrize("key", [None, "order-17"])
+async def test_a_client_that_has_left_is_no_reason_to_send_a_refused_create_again(
+    tmp_path: Path, key: str | None
+) -> None:
+    async with a_task_system(tmp_path) as system, system.running():
+        system.kling.create_faults = [refusal(429, 1303)]
+        first = await begin(system, key=key, has_left=True)
+        with structlog.testing.capture_logs() as logs:
+            left = asyncio.create_task(create(system, key=key, has_left=True))
+            await wait_until(lambda: "create.repeated" in [line["event"] for line in logs])
+        answer_now(system)
+
+        await first
+        with pytest.raises(Conflict, match="this client has left"):
+            await left
+        assert system.kling.tasks == {}
+
+
+@pytest.mark.parametrize("key", [None, "order-17"])
+async def test_a_repeat_at_once_after_our_504_is_no_second_task(tmp_path: Path, key: str | None) -> None:
+    async with a_task_system(tmp_path) as system, system.running():
+        system.kling.create_faults, system.kling.create_despite_fault = [no_response()], True
+        with pytest.raises(KlingUncertain):
+            await create(system, key=key)
+
+        repeat = asyncio.create_task(create(system, key=key))
+        system.waiting_clients += 1
+        await system.settle()
+        system.waiting_clients -= 1
+        await system.advance(5)
+
+        assert parse_status((await repeat).body).kling_id == "k1"
+        assert len(system.kling.create_ids) == 1
