@@ -32,7 +32,7 @@ _MAX_ANSWER = 16 * 1024
 _MAX_TRIES = 3
 _REMEMBERED_SECONDS = 600.0
 _SAME_MOMENT_SECONDS = 0.5
-"""Two equal creates within this time are two tasks, unless the first one's client has left or got no clear answer."""
+"""Two equal creates within this time are two tasks, unless the first client has left or got an unclear answer."""
 
 _LOOK_EVERY = timedelta(seconds=1)
 _UNKNOWN = "The first create with this key or body has no clear answer yet, so it is not sent again."
