@@ -64,7 +64,7 @@ class _Recent(msgspec.Struct, kw_only=True):
     """A create without a key that a client may repeat, until its answer is delivered.
 
     It is one before its task is stored, which may take longer than the client waits. ``task`` stays None if it cannot
-    be stored. ``has_ended``: its client got an error after which the outcome is unknown, so an equal create is a repeat.
+    be stored. ``has_ended``: its client got an unclear answer, so that an equal create is a repeat.
     """
 
     begun_at: float
