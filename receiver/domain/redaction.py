@@ -45,6 +45,7 @@ def _mask_query(found: re.Match[str]) -> str:
 # optional, although only a match with it is masked.
 _PATTERNS: Sequence[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     ("/callbacks/", re.compile(r"(/callbacks/)[^\s\"'<>?#/\\\x1b]+"), r"\1***"),  # a callback's token
+    ("/console/login/", re.compile(r"(/console/login/)[^\s\"'<>?#/\\\x1b]+"), r"\1***"),  # a one-time link
     ("bearer", re.compile(r"\b(bearer\s+)[\w.~+/=-]{8,}", re.IGNORECASE), r"\1***"),  # an API key, the admin token
     ("whsec_", re.compile(r"\bwhsec_[\w+/=-]+"), "whsec_***"),  # a signing secret
     ("eyj", re.compile(r"\beyJ[\w-]+(?:\.[\w-]+(?:\.[\w-]*)?)?"), _mask_token),  # a token signed for Kling

@@ -98,6 +98,7 @@ def test_every_secret_of_the_configuration_is_known() -> None:
     ("text", "shown"),
     [
         ("POST /callbacks/dG9rZW4-_x1 HTTP/1.1", "POST /callbacks/*** HTTP/1.1"),
+        ("path='/console/login/dG9rZW4-_x1' code='store'", "path='/console/login/***' code='store'"),
         ("https://hooks.example.com/callbacks/dG9rZW4?x=1", "https://hooks.example.com/callbacks/***?***"),
         ("('authorization', 'Bearer abc.def-123')", "('authorization', 'Bearer ***')"),
         ("secret whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw failed", "secret whsec_*** failed"),

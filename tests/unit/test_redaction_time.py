@@ -8,9 +8,9 @@ from receiver.domain.redaction import Redactor
 
 SIZE = 1 << 17
 GROWTH = 8
-WORDS = " /callbacks/ bearer whsec_ eyJ @ ://"  # so that no pattern is skipped
+WORDS = " /callbacks/ /console/login/ bearer whsec_ eyJ @ ://"  # so that no pattern is skipped
 REPEATED = ["://", "://a", "://a:", "a@://", "://a?", "eyJ-", "-eyJ", "eyJa.", ".eyJ", "bearer ", "whsec_", "-whsec_"]
-REPEATED += ["callbacks/", "/callbacks/", "/callbacks/a", "callbacks%2F", "callbacks\\/", "@", "a"]
+REPEATED += ["callbacks/", "/callbacks/", "/console/login/", "/callbacks/a", "callbacks%2F", "callbacks\\/", "@", "a"]
 TEXTS = {each: each * (SIZE // len(each)) for each in REPEATED} | {
     "blanks after bearer": "bearer" + " " * SIZE,
     "backslashes after callbacks": "callbacks" + "\\" * SIZE,
