@@ -380,6 +380,12 @@ FROM console_sessions
 WHERE key = :key
   AND expires_at > :now;
 
+-- name: has_console_session
+-- Looks for a session by its key.
+SELECT 1
+FROM console_sessions
+WHERE key = :key;
+
 -- name: trim_console_sessions
 -- Deletes the sessions of a role but those that expire last.
 DELETE FROM console_sessions
@@ -434,6 +440,12 @@ WHERE key NOT IN (
 -- Stores a one-time link.
 INSERT INTO console_links (key, role, name, expires_at)
 VALUES (:key, :role, :name, :expires_at);
+
+-- name: has_console_link
+-- Looks for a one-time link by its key.
+SELECT 1
+FROM console_links
+WHERE key = :key;
 
 -- name: redeem_link
 -- Deletes a one-time link that has not expired. Two requests for one link never both get its row.

@@ -8,6 +8,7 @@ import pytest
 from harness.clock import FakeClock
 
 from receiver.domain.console_sessions import Role, Visitor
+from receiver.domain.metrics import Metrics
 from receiver.domain.secret import Secret
 from receiver.store.sqlite.store import SqliteStore
 from receiver.web.console.credentials import Credentials
@@ -72,3 +73,26 @@ async def test_a_notice_is_shown_once_and_not_kept_whole_if_it_is_long(store: Sq
     third = await sessions.find(secret)
     assert third is not None
     assert third.notice == ""
+
+
+async def test_guesses_cost_no_write(tmp_path: Path) -> None:
+    metrics, clock = Metrics(), FakeClock()
+    async with aclosing(await SqliteStore.open(tmp_path / "receiver.db", metrics=metrics)) as store:
+        sessions, links = (
+            Sessions(store.sessions, credentials(), clock),
+            LoginLinks(store.sessions, credentials(), clock),
+        )
+
+        for guess in ("", "a-guess", "\udcff"):
+            assert await links.redeem(guess) is None
+            await sessions.end(guess)
+
+    assert metrics.store_group_size.values == {}
+
+
+def test_only_the_shared_token_takes_the_name_that_its_visitor_gives() -> None:
+    tokens = credentials("one", console="two")
+
+    given = [tokens.visitor(token, name="boss") for token in ("one", "two", "read")]
+
+    assert [visitor.name for visitor in given if visitor is not None] == ["boss", "console", "reader"]

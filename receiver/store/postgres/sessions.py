@@ -35,21 +35,32 @@ class PostgresSessionStore:
         await self._writer.execute(_SET_NOTICE, {"key": key, "notice": notice})
 
     async def end(self, key: bytes) -> None:
-        """End a session."""
-        await self._writer.execute(_END, {"key": key})
+        """End a session. A guess costs no write."""
+        if await self._hot.read(_has_session, key):
+            await self._writer.execute(_END, {"key": key})
 
     async def add_link(self, key: bytes, visitor: Visitor, *, expires_at: datetime, most: int) -> None:
         """Store a link."""
         await self._writer.execute(_ADD_LINK, link_arguments(key, visitor, expires_at=expires_at, most=most))
 
     async def redeem_link(self, key: bytes, *, now: datetime) -> Visitor | None:
-        """Delete a link and return its visitor."""
+        """Delete a link and return its visitor. A guess costs no write."""
+        if not await self._hot.read(_has_link, key):
+            return None
         return await self._writer.execute(_REDEEM_LINK, {"key": key, "now": micros(now)})
 
 
 async def _find(connection: Connection, arguments: Mapping[str, object]) -> ConsoleSession | None:
     row = await fetch_row(connection, "console_session", arguments)
     return None if row is None else read_session(row)
+
+
+async def _has_session(connection: Connection, key: bytes) -> bool:
+    return await fetch_row(connection, "has_console_session", {"key": key}) is not None
+
+
+async def _has_link(connection: Connection, key: bytes) -> bool:
+    return await fetch_row(connection, "has_console_link", {"key": key}) is not None
 
 
 async def _redeem_link(connection: Connection, group: Sequence[Mapping[str, object]]) -> Sequence[Visitor | None]:

@@ -37,21 +37,32 @@ class SqliteSessionStore:
         await self._writer.execute(_SET_NOTICE, {"key": key, "notice": storable_text(notice)})
 
     async def end(self, key: bytes) -> None:
-        """End a session."""
-        await self._writer.execute(_END, {"key": key})
+        """End a session. A guess costs no write."""
+        if await self._hot.read(_has_session, key):
+            await self._writer.execute(_END, {"key": key})
 
     async def add_link(self, key: bytes, visitor: Visitor, *, expires_at: datetime, most: int) -> None:
         """Store a link."""
         await self._writer.execute(_ADD_LINK, link_arguments(key, visitor, expires_at=expires_at, most=most))
 
     async def redeem_link(self, key: bytes, *, now: datetime) -> Visitor | None:
-        """Delete a link and return its visitor."""
+        """Delete a link and return its visitor. A guess costs no write."""
+        if not await self._hot.read(_has_link, key):
+            return None
         return await self._writer.execute(_REDEEM_LINK, {"key": key, "now": micros(now)})
 
 
 def _find(connection: sqlite3.Connection, arguments: Mapping[str, object]) -> ConsoleSession | None:
     row = connection.execute(sql("console_session"), arguments).fetchone()
     return None if row is None else read_session(row)
+
+
+def _has_session(connection: sqlite3.Connection, key: bytes) -> bool:
+    return connection.execute(sql("has_console_session"), {"key": key}).fetchone() is not None
+
+
+def _has_link(connection: sqlite3.Connection, key: bytes) -> bool:
+    return connection.execute(sql("has_console_link"), {"key": key}).fetchone() is not None
 
 
 def _redeem_link(connection: sqlite3.Connection, group: Sequence[Mapping[str, object]]) -> Sequence[Visitor | None]:

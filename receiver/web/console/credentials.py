@@ -37,4 +37,5 @@ class Credentials:
         found = [visitor for secret, visitor in self._tokens if hmac.compare_digest(token, secret.reveal().encode())]
         if not found:
             return None
-        return replace(found[0], name=name) if name and found[0].name == _SHARED else found[0]
+        is_shared = found[0] is self._tokens[0][1]  # a named token may have any name
+        return replace(found[0], name=name) if name and is_shared else found[0]
