@@ -111,7 +111,7 @@ def show(delivery: DeliveryId, /, *, output: ClientOptions = CLIENT) -> int:
 
 
 _WHEN_SENT: Mapping[str | None, str] = {
-    HeldBy.FAILURES: "The delivery goes with the next probe, within a minute.",
+    HeldBy.FAILURES: "The delivery is sent with the next probe, within a minute.",
     HeldBy.OPERATOR: "The delivery waits until the route is released: `kling-receiver routes release {route}`.",
 }
 

@@ -171,21 +171,23 @@ class Paging:
         return {"limit": str(self.size)} | ({"cursor": self.cursor} if self.cursor else {})
 
 
+SpanStart: TypeAlias = Annotated[
+    str | None,
+    TIME,
+    Parameter(name=("--from", "--since"), help='Created at or after: "2026-11-22 10:00", or "2h" for two hours ago.'),
+]
+SpanEnd: TypeAlias = Annotated[
+    str | None, TIME, Parameter(name=("--to", "--until"), help="Created before, written as for --from.")
+]
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
     """Options for a list of what was created in a span of time."""
 
-    from_: Annotated[
-        str | None,
-        TIME,
-        Parameter(
-            name=("--from", "--since"), help='Created at or after: "2026-11-22 10:00", or "2h" for two hours ago.'
-        ),
-    ] = None
-    to: Annotated[
-        str | None, TIME, Parameter(name=("--to", "--until"), help="Created before, written as for --from.")
-    ] = None
+    from_: SpanStart = None
+    to: SpanEnd = None
 
     @property
     def since(self) -> datetime | None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
+from urllib.parse import quote
 
 from cyclopts import App, Parameter
 
@@ -19,12 +20,14 @@ from receiver.cli.options import (
     Paging,
     Reason,
     ReplayId,
+    SpanEnd,
+    SpanStart,
     UsageError,
     not_found_hint,
     parse_time,
     usage_errors,
 )
-from receiver.cli.value_kinds import DELIVERY_ID, DELIVERY_STATUS, EVENT_ID, RATE, ROUTE, TASK_ID, TIME
+from receiver.cli.value_kinds import DELIVERY_ID, DELIVERY_STATUS, EVENT_ID, RATE, ROUTE, TASK_ID
 from receiver.client import SyncClient
 from receiver.domain.errors import ServiceUnreachable, UnknownRoute
 from receiver.domain.model import Json
@@ -73,14 +76,8 @@ class ReplayOptions:
     task: Annotated[str | None, TASK_ID, Parameter(help="Only of this task, by any of its ids.")] = None
     event: Annotated[list[str] | None, EVENT_ID, Parameter(help="Only this event. May be repeated.")] = None
     delivery: Annotated[list[str] | None, DELIVERY_ID, Parameter(help="Only this delivery. May be repeated.")] = None
-    from_: Annotated[
-        str | None,
-        TIME,
-        Parameter(
-            name=("--from", "--since"), help='Created at or after: "2026-11-22 10:00", or "2h" for two hours ago.'
-        ),
-    ] = None
-    to: Annotated[str | None, TIME, Parameter(name=("--to", "--until"), help="Created before this time.")] = None
+    from_: SpanStart = None
+    to: SpanEnd = None
     to_route: Annotated[
         str | None,
         ROUTE,
@@ -134,10 +131,7 @@ def start(
             return OK
         _print_summary(preview)
         finished = _follow(client, client.post("/api/replays", body))
-    if output.json:
-        render.print_json(finished)
-    else:
-        render.details(_details(finished))
+    _print(finished, output)
     return OK
 
 
@@ -167,11 +161,8 @@ def list_(*, paging: Paging = PAGING, output: ClientOptions = CLIENT) -> int:
 def show(id_: ReplayId, /, *, output: ClientOptions = CLIENT) -> int:
     """Show one replay and its progress."""
     with not_found_hint("replay list"), output.connect() as client:
-        found = client.get(f"/api/replays/{id_}")
-    if output.json:
-        render.print_json(found)
-    else:
-        render.details(_details(found))
+        found = client.get(f"/api/replays/{quote(id_, safe='')}")
+    _print(found, output)
     return OK
 
 
@@ -185,11 +176,8 @@ def cancel(
 ) -> int:
     """Cancel a replay; the deliveries that it already created continue."""
     with not_found_hint("replay list"), output.connect() as client:
-        cancelled = client.post(f"/api/replays/{id_}/cancel", {"why": why} if why else {})
-    if output.json:
-        render.print_json(cancelled)
-    else:
-        render.details(_details(cancelled))
+        cancelled = client.post(f"/api/replays/{quote(id_, safe='')}/cancel", {"why": why} if why else {})
+    _print(cancelled, output)
     return OK
 
 
@@ -267,6 +255,13 @@ def _selection_text(selection: Json) -> str:
         elif value:
             pairs.append(f"{name}={value}")
     return " ".join(pairs)
+
+
+def _print(found: Json, output: ClientOptions) -> None:
+    if output.json:
+        render.print_json(found)
+    else:
+        render.details(_details(found))
 
 
 def _details(found: Json) -> list[tuple[str, object]]:

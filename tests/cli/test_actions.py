@@ -81,7 +81,7 @@ def test_a_delivery_is_retried(service: FakeService, config: Path, capsys: pytes
     ("held_by", "note"),
     [
         (None, ""),
-        ("failures", "Route publish is held. The delivery goes with the next probe, within a minute.\n"),
+        ("failures", "Route publish is held. The delivery is sent with the next probe, within a minute.\n"),
         (
             "operator",
             "Route publish is held. The delivery waits until the route is released: `kling-receiver routes rel",
