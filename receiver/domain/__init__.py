@@ -1,1 +1,1 @@
-"""Values and rules that every package speaks. No I/O."""
+"""Values and rules that every package uses. No I/O."""

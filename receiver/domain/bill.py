@@ -62,7 +62,7 @@ class UnknownCharge(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DifferentCharge(msgspec.Struct, frozen=True, kw_only=True):
-    """A task whose cost in our record is not what the ledgers charge."""
+    """A task whose cost in the store is not what the ledgers charge."""
 
     own: OwnCharge
     charged: Mapping[str, Decimal]
@@ -76,7 +76,7 @@ class UnitCorrection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BillCheck(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of comparing Kling's ledgers with our record, for a period."""
+    """The result of comparing Kling's ledgers with the stored costs, for a period."""
 
     since: datetime
     until: datetime

@@ -4,9 +4,9 @@ from enum import StrEnum
 
 
 class ListedState(StrEnum):
-    """A task's state as lists, counts and filters show it: a rejected task that an operator cancelled is apart.
+    """A task's state as lists, counts and filters show it: TaskState, and ``cancelled`` for tasks that were cancelled.
 
-    The words are those of TaskState, and one more. Events keep TaskState: a cancelled task is ``task.rejected``.
+    Events keep TaskState: the event of a cancelled task is ``task.rejected``.
     """
 
     AWAITING = "awaiting"

@@ -194,7 +194,7 @@ _ALERTS: Mapping[str, Callable[[Task, datetime], Json]] = {
     "disk_full": _fixed("The store's disk is full.", **_DISK),
     "disk_recovered": _fixed("The store's disk has enough free space again.", **_DISK),
     "bill_differs": lambda _task, at: {
-        "message": "Kling's ledgers differ from our record: 1 billed task is not in the store.",
+        "message": "Kling's ledgers differ from the stored costs: 1 billed task is not in the store.",
         "remedy": _MESSAGE,
         "from": f"{at:%Y-%m-%d}",
         "to": f"{at:%Y-%m-%d}",

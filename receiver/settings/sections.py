@@ -287,7 +287,7 @@ class CostSettings(Section):
     """What tasks cost, compared with Kling's own ledgers."""
 
     reconcile: Annotated[bool, ParsedField(values.read_bool, {"type": "boolean"})] = Field(
-        default=False, description="Compare Kling's ledgers with our record once a day; alert.bill_differs."
+        default=False, description="Compare Kling's ledgers with the stored costs once a day; alert.bill_differs."
     )
     low: Annotated[Share | None, ParsedField(values.read_share, {"type": "string", "examples": ["10%", ""]})] = Field(
         default=None, description="Rest of a pack, such as 10%, at which alert.pack_low is raised. Empty: never."

@@ -1,4 +1,4 @@
-"""Compares Kling's ledgers with our record of costs. Pure: the ledgers, our tasks and the time are arguments."""
+"""Compares Kling's ledgers with the stored costs. Pure: the ledgers, the tasks and the time are arguments."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta

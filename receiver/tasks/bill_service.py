@@ -24,7 +24,7 @@ _EDGE = timedelta(days=1)
 """How far beyond the period the ledgers are read: a task may be charged at its create or at its end."""
 
 _MAX_PERIOD = timedelta(days=31)
-"""How much the daily check makes up for after the service was off."""
+"""How many missed days the daily check includes after the service was off, at most."""
 
 _PACK_ALERTS = ("alert.pack_low", "alert.pack_recovered")
 _USED_PACKS = frozenset({"", "online"})
@@ -85,7 +85,7 @@ class AlertHistory(Protocol):
 
 
 class BillService:
-    """Compares Kling's ledgers with our record. One comparison at a time."""
+    """Compares Kling's ledgers with the stored costs. One comparison at a time."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class BillService:
         self._lock = asyncio.Lock()
 
     async def check(self, since: datetime, until: datetime) -> BillCheck:
-        """Compare a period, and correct units in our record. Raises KlingError if the ledgers cannot be read."""
+        """Compare a period, and correct units in the store. Raises KlingError if the ledgers cannot be read."""
         async with self._lock:
             now = self._clock.now()
             charges = await self._ledgers.charges(since - _EDGE, min(until, now - _EDGE) + _EDGE)
@@ -187,7 +187,7 @@ def _difference_json(checked: BillCheck) -> Json:
     since, until = f"{checked.since:%Y-%m-%d}", f"{checked.until:%Y-%m-%d}"
     return {
         "message": (
-            f"Kling's ledgers from {since} until {until} differ from our record: "
+            f"Kling's ledgers from {since} until {until} differ from the stored costs: "
             f"{counts['unknown']} billed tasks are not in the store, {counts['unbilled']} tasks that succeeded were "
             f"not billed, {counts['different']} amounts differ."
         ),

@@ -259,7 +259,7 @@ class BatchRequest(Body):
 
 
 class AcknowledgeRequest(Body):
-    """What an operator notes about an alert."""
+    """The note with which an operator acknowledges an alert."""
 
     note: types.Text = ""
     """Note for other operators, and for the audit log."""

@@ -6,7 +6,7 @@ from receiver.domain.tracked_alerts import AlertState, ClosedBy
 
 @definition
 class Acknowledgement(JsonObject):
-    """Who knows an alert."""
+    """Who acknowledged an alert."""
 
     at: Timestamp
     by: str

@@ -54,7 +54,7 @@ class UnknownCharge(JsonObject):
     kling_id: str
     charged_at: Timestamp
     created_at: Timestamp | None
-    """When Kling made the task, by its ID; a hint. Null if the ID does not tell."""
+    """When Kling made the task, by its ID; a hint. Null if the ID contains no time."""
     charges: Mapping[str, Amount]
     product: str
     model: str
@@ -63,7 +63,7 @@ class UnknownCharge(JsonObject):
 
 @definition
 class OwnCharge(JsonObject):
-    """A task of ours, with the amounts that were stored for it."""
+    """A task of this receiver, with its stored amounts."""
 
     task_id: str
     kling_id: str

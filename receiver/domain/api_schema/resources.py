@@ -275,7 +275,7 @@ class TaskExplanation(JsonObject):
     intent: Json | None
     """The request, shortened; null if it is not stored."""
     kling_created_at: Timestamp | None
-    """When Kling made the task, by its ID; a hint. Null if the ID does not tell."""
+    """When Kling made the task, by its ID; a hint. Null if the ID contains no time."""
     kling_id_hint: str
     """What the form of Kling's ID tells: the same time, or that it is probably a gateway's own ID."""
     steps: Sequence[TaskStep]

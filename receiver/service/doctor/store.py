@@ -126,7 +126,7 @@ def integrity(subject: Subject) -> Finding:
         return ok("There is no store yet.")
     if files.is_suspect:
         return failed(
-            "The store broke when it was last open. The next start checks all of it, and goes on only if it is sound.",
+            "The store broke when it was last open. The next start checks it, and continues only if it is sound.",
             "Check the disk (`dmesg`), then run `kling-receiver db check`. If it finds damage, restore a backup.",
         )
     if subject.service.is_running:
