@@ -1,5 +1,108 @@
 -- The statements that SQLite and PostgreSQL run alike, by name. Those that differ are in sqlite/sql and postgres/sql.
 
+-- name: release_idempotency_key
+-- Takes the idempotency key from a task that Kling refused, so that the same request may be sent again.
+UPDATE tasks
+SET idempotency_key = NULL
+WHERE id = :task_id;
+
+-- name: request_digest
+-- Reads the digest of the request that created a task.
+SELECT digest
+FROM request_digests
+WHERE task_id = :task_id;
+
+-- name: intent
+-- Reads the body a task was submitted with.
+SELECT body
+FROM intents
+WHERE task_id = :task_id;
+
+-- name: close_batch
+-- Closes an open batch.
+UPDATE batches
+SET closed_at = :now
+WHERE name = :name
+  AND closed_at IS NULL;
+
+-- name: finish_batch
+-- Marks a batch as finished and sets its event, unless it is already finished.
+UPDATE batches
+SET finished_at = :now, event_id = :event_id
+WHERE name = :name
+  AND closed_at IS NOT NULL
+  AND finished_at IS NULL;
+
+-- name: queued_creates
+-- Lists the queued tasks of gateway clients.
+SELECT *
+FROM tasks
+WHERE state = 'queued'
+  AND origin = 'gateway'
+ORDER BY id;
+
+-- name: due_routes
+-- Finds when the next delivery of each route is due. It skips from route to route in the index instead of reading
+-- the backlog, so a backlog of a million costs no more than one of ten.
+WITH RECURSIVE waiting (route) AS (
+    SELECT MIN(route)
+    FROM deliveries
+    WHERE status = 'pending'
+    UNION ALL
+    SELECT (
+        SELECT MIN(deliveries.route)
+        FROM deliveries
+        WHERE deliveries.status = 'pending'
+          AND deliveries.route > waiting.route
+    )
+    FROM waiting
+    WHERE waiting.route IS NOT NULL
+)
+SELECT
+    waiting.route,
+    (
+        SELECT MIN(deliveries.due_at)
+        FROM deliveries
+        WHERE deliveries.status = 'pending'
+          AND deliveries.route = waiting.route
+    ) AS due_at
+FROM waiting
+WHERE waiting.route IS NOT NULL;
+
+-- name: suspect_deliveries
+-- Finds the pending deliveries that were in flight at several deaths of the process, the least suspected first.
+SELECT id, route
+FROM deliveries
+WHERE status = 'pending'
+  AND unfinished_claims >= :at_least
+ORDER BY unfinished_claims, due_at, id;
+
+-- name: route_states
+-- Reads the state of every route.
+SELECT *
+FROM routes;
+
+-- name: result_of_task
+-- Reads an archived result of a task by its number. A later event replaces an earlier one.
+SELECT assets.*
+FROM events
+JOIN assets ON assets.event_id = events.id AND assets.number = :number
+WHERE events.task_id = :task_id
+ORDER BY events.id DESC
+LIMIT 1;
+
+-- name: end_of_results_search
+-- Reads the last task that `list_results` searches.
+SELECT task_id
+FROM events
+WHERE type IN ('task.succeed', 'task.failed')
+  AND task_id < :cursor -- if cursor
+  AND task_id >= :first -- if first
+  AND task_id < :last -- if last
+  AND task_id IN (SELECT tasks.id FROM tasks WHERE tasks.batch = :batch) -- if batch
+ORDER BY task_id DESC
+LIMIT 1 OFFSET :searched - 1;
+
 -- name: cost
 -- Reads the cost of a task.
 SELECT charges, raw

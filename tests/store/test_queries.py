@@ -58,3 +58,10 @@ def test_every_query_has_a_purpose(database: ModuleType) -> None:
 def test_a_name_of_a_shared_query_is_taken_in_both_databases() -> None:
     with pytest.raises(ValueError, match="console_session"):
         with_shared("-- name: console_session\nSELECT 1;\n")
+
+
+def test_a_statement_that_both_databases_run_alike_is_shared() -> None:
+    shared = with_shared()
+    own = [{query.name: query.sql for query in each.queries().values()} for each in (sqlite, postgres)]
+
+    assert [name for name in own[0].keys() & own[1].keys() - shared.keys() if own[0][name] == own[1][name]] == []

@@ -1,12 +1,5 @@
 -- Batches: groups of tasks that are reported together.
 
--- name: close_batch
--- Closes an open batch.
-UPDATE batches
-SET closed_at = :now
-WHERE name = :name
-  AND closed_at IS NULL;
-
 -- name: complete_batches
 -- Finds closed, unfinished batches whose tasks and archiving have all ended.
 -- It runs at each end of a task, so it starts from the unfinished tasks and the events in archiving, which are few.
@@ -33,14 +26,6 @@ ORDER BY name
 LIMIT :limit
 FOR NO KEY UPDATE OF batches -- if name
 ;
-
--- name: finish_batch
--- Marks a batch as finished and sets its event, unless it is already finished.
-UPDATE batches
-SET finished_at = :now, event_id = :event_id
-WHERE name = :name
-  AND closed_at IS NOT NULL
-  AND finished_at IS NULL;
 
 -- name: batch_states
 -- Counts the tasks of some batches by state; those that an operator cancelled once more.

@@ -13,34 +13,6 @@ FROM unnest(
 )
 ON CONFLICT (event_id, route, (CASE WHEN replay_of IS NULL THEN '' ELSE id END)) DO NOTHING;
 
--- name: due_routes
--- Finds when the next delivery of each route is due. It skips from route to route in the index instead of reading
--- the backlog, so a backlog of a million costs no more than one of ten.
-WITH RECURSIVE waiting (route) AS (
-    SELECT MIN(route)
-    FROM deliveries
-    WHERE status = 'pending'
-    UNION ALL
-    SELECT (
-        SELECT MIN(deliveries.route)
-        FROM deliveries
-        WHERE deliveries.status = 'pending'
-          AND deliveries.route > waiting.route
-    )
-    FROM waiting
-    WHERE waiting.route IS NOT NULL
-)
-SELECT
-    waiting.route,
-    (
-        SELECT MIN(deliveries.due_at)
-        FROM deliveries
-        WHERE deliveries.status = 'pending'
-          AND deliveries.route = waiting.route
-    ) AS due_at
-FROM waiting
-WHERE waiting.route IS NOT NULL;
-
 -- name: claim_deliveries
 -- Claims the longest due deliveries of a route and reads everything their sender needs. Without a verdict they are due
 -- again when the lease ends. Deliveries that another node is claiming are skipped. A claim that a crash undoes is made
@@ -170,14 +142,6 @@ FROM (
 ) AS claimed
 WHERE deliveries.id = claimed.id;
 
--- name: suspect_deliveries
--- Finds the pending deliveries that were in flight at several deaths of the process, the least suspected first.
-SELECT id, route
-FROM deliveries
-WHERE status = 'pending'
-  AND unfinished_claims >= :at_least
-ORDER BY unfinished_claims, due_at, id;
-
 -- name: retry_route_now
 -- Makes attempted deliveries of a route due at their creation time, like those without an attempt, so that all are
 -- ordered by age. Those without an attempt, up to a million, are not changed.
@@ -228,11 +192,6 @@ FROM unnest(
 DELETE FROM attempts
 WHERE delivery_id = :delivery_id
   AND number <= :number;
-
--- name: route_states
--- Reads the state of every route.
-SELECT *
-FROM routes;
 
 -- name: save_route
 -- Stores a route's state.

@@ -35,23 +35,11 @@ SELECT *
 FROM tasks
 WHERE idempotency_key = ANY(:keys);
 
--- name: release_idempotency_key
--- Takes the idempotency key from a task that Kling refused, so that the same request may be sent again.
-UPDATE tasks
-SET idempotency_key = NULL
-WHERE id = :task_id;
-
 -- name: insert_request_digest
 -- Stores the digests of requests with an idempotency key.
 INSERT INTO request_digests (task_id, digest)
 SELECT *
 FROM unnest(:task_id::text[], :digest::bytea[]);
-
--- name: request_digest
--- Reads the digest of the request that created a task.
-SELECT digest
-FROM request_digests
-WHERE task_id = :task_id;
 
 -- name: save_intent
 -- Stores the bodies of submits.
@@ -59,12 +47,6 @@ INSERT INTO intents (task_id, body)
 SELECT *
 FROM unnest(:task_id::text[], :body::bytea[])
 ON CONFLICT (task_id) DO UPDATE SET body = excluded.body;
-
--- name: intent
--- Reads the body a task was submitted with.
-SELECT body
-FROM intents
-WHERE task_id = :task_id;
 
 -- name: intents
 -- Reads the bodies of submits.
@@ -178,14 +160,6 @@ WHERE state IN ('submitting', 'submitted', 'processing')
   AND state <> 'submitting' -- if confirmed_only
   AND NOT (state = 'submitting' AND id = ANY(:absent::text[])) -- if absent
 GROUP BY slot_key;
-
--- name: queued_creates
--- Lists the queued tasks of gateway clients.
-SELECT *
-FROM tasks
-WHERE state = 'queued'
-  AND origin = 'gateway'
-ORDER BY id;
 
 -- name: next_queued_tasks
 -- Finds the next queued tasks of each slot key, at most *limit* of each, in the order in which they are sent. All have

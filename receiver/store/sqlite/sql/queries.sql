@@ -57,34 +57,16 @@ SELECT *
 FROM tasks
 WHERE idempotency_key IN (SELECT value FROM json_each(:keys));
 
--- name: release_idempotency_key
--- Takes the idempotency key from a task that Kling refused, so that the same request may be sent again.
-UPDATE tasks
-SET idempotency_key = NULL
-WHERE id = :task_id;
-
 -- name: insert_request_digest
 -- Stores the digest of a request with an idempotency key.
 INSERT INTO request_digests (task_id, digest)
 VALUES (?, ?);
-
--- name: request_digest
--- Reads the digest of the request that created a task.
-SELECT digest
-FROM request_digests
-WHERE task_id = :task_id;
 
 -- name: save_intent
 -- Stores the body of a submit.
 INSERT INTO intents (task_id, body)
 VALUES (?, ?)
 ON CONFLICT (task_id) DO UPDATE SET body = excluded.body;
-
--- name: intent
--- Reads the body a task was submitted with.
-SELECT body
-FROM intents
-WHERE task_id = :task_id;
 
 -- name: intents
 -- Reads the bodies of submits.
@@ -172,13 +154,6 @@ VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (name) DO UPDATE
 SET size = excluded.size, task_count = excluded.task_count, closed_at = excluded.closed_at;
 
--- name: close_batch
--- Closes an open batch.
-UPDATE batches
-SET closed_at = :now
-WHERE name = :name
-  AND closed_at IS NULL;
-
 -- name: complete_batches
 -- Finds closed, unfinished batches whose tasks and archiving have all ended.
 -- It runs at each end of a task, so it starts from the unfinished tasks and the events in archiving, which are few.
@@ -203,14 +178,6 @@ WHERE closed_at IS NOT NULL
   )
 ORDER BY name
 LIMIT :limit;
-
--- name: finish_batch
--- Marks a batch as finished and sets its event, unless it is already finished.
-UPDATE batches
-SET finished_at = :now, event_id = :event_id
-WHERE name = :name
-  AND closed_at IS NOT NULL
-  AND finished_at IS NULL;
 
 -- name: batch_states
 -- Counts the tasks of some batches by state; those that an operator cancelled once more.
@@ -254,14 +221,6 @@ WHERE TRUE
   ) -- if states
 ORDER BY id DESC
 LIMIT :limit;
-
--- name: queued_creates
--- Lists the queued tasks of gateway clients.
-SELECT *
-FROM tasks
-WHERE state = 'queued'
-  AND origin = 'gateway'
-ORDER BY id;
 
 -- name: next_queued_tasks
 -- Finds the next queued tasks of each slot key, at most *limit* of each, in the order in which they are sent. All have
@@ -584,34 +543,6 @@ INSERT INTO deliveries (
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (event_id, route, (CASE WHEN replay_of IS NULL THEN '' ELSE id END)) DO NOTHING;
 
--- name: due_routes
--- Finds when the next delivery of each route is due. It skips from route to route in the index instead of reading
--- the backlog, so a backlog of a million costs no more than one of ten.
-WITH RECURSIVE waiting (route) AS (
-    SELECT MIN(route)
-    FROM deliveries
-    WHERE status = 'pending'
-    UNION ALL
-    SELECT (
-        SELECT MIN(deliveries.route)
-        FROM deliveries
-        WHERE deliveries.status = 'pending'
-          AND deliveries.route > waiting.route
-    )
-    FROM waiting
-    WHERE waiting.route IS NOT NULL
-)
-SELECT
-    waiting.route,
-    (
-        SELECT MIN(deliveries.due_at)
-        FROM deliveries
-        WHERE deliveries.status = 'pending'
-          AND deliveries.route = waiting.route
-    ) AS due_at
-FROM waiting
-WHERE waiting.route IS NOT NULL;
-
 -- name: due_deliveries
 -- Finds the longest due deliveries of a route, with everything their sender needs.
 SELECT
@@ -695,14 +626,6 @@ WHERE status = 'pending'
 SELECT COUNT(*)
 FROM (SELECT 1 FROM deliveries WHERE status = 'pending' AND claim IS NOT NULL LIMIT 2);
 
--- name: suspect_deliveries
--- Finds the pending deliveries that were in flight at several deaths of the process, the least suspected first.
-SELECT id, route
-FROM deliveries
-WHERE status = 'pending'
-  AND unfinished_claims >= :at_least
-ORDER BY unfinished_claims, due_at, id;
-
 -- name: retry_route_now
 -- Makes attempted deliveries of a route due at their creation time, like those without an attempt, so that all are
 -- ordered by age. Those without an attempt, up to a million, are not changed.
@@ -748,11 +671,6 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?);
 DELETE FROM attempts
 WHERE delivery_id = ?
   AND number <= ?;
-
--- name: route_states
--- Reads the state of every route.
-SELECT *
-FROM routes;
 
 -- name: save_route
 -- Stores a route's state.
@@ -1193,15 +1111,6 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (event_id, number) DO UPDATE
 SET path = excluded.path, storage = excluded.storage;
 
--- name: result_of_task
--- Reads an archived result of a task by its number. A later event replaces an earlier one.
-SELECT assets.*
-FROM events
-JOIN assets ON assets.event_id = events.id AND assets.number = :number
-WHERE events.task_id = :task_id
-ORDER BY events.id DESC
-LIMIT 1;
-
 -- name: list_results
 -- Lists successes, newest task first, among the first tasks of the list alone: a rare tag must not cost a long search.
 SELECT found.*
@@ -1222,18 +1131,6 @@ WHERE found.type = 'task.succeed'
   AND NOT EXISTS (SELECT key, value FROM json_each(:tags) EXCEPT SELECT key, value FROM json_each(tasks.tags)) -- if tags
 ORDER BY found.task_id DESC, found.id DESC
 LIMIT :limit;
-
--- name: end_of_results_search
--- Reads the last task that `list_results` searches.
-SELECT task_id
-FROM events
-WHERE type IN ('task.succeed', 'task.failed')
-  AND task_id < :cursor -- if cursor
-  AND task_id >= :first -- if first
-  AND task_id < :last -- if last
-  AND task_id IN (SELECT tasks.id FROM tasks WHERE tasks.batch = :batch) -- if batch
-ORDER BY task_id DESC
-LIMIT 1 OFFSET :searched - 1;
 
 -- name: results_of_tasks
 -- Reads the successes of some tasks, newest task first.
