@@ -97,7 +97,7 @@ async def test_every_page_is_accessible_in_each_scheme_and_width(browser: Browse
     assert {name: each for name, each in found.items() if each} == {}
 
 
-async def test_every_page_works_without_scripts(browser: Browser, shown: Shown) -> None:
+async def test_every_page_is_usable_without_javascript(browser: Browser, shown: Shown) -> None:
     async with a_page(browser, shown.origin, java_script_enabled=False) as visitor:
         await log_in(visitor)
         for path in shown.paths.values():

@@ -73,7 +73,7 @@ async def test_pictures_and_videos_are_loaded_from_this_service(browser: Browser
         assert await visitor.page.get_by_text("expires at Kling in 30 d").count() == 1
 
 
-async def test_the_filter_and_the_pages_work_without_scripts(browser: Browser, web: WebApp, tmp_path: Path) -> None:
+async def test_filter_and_paging_are_usable_without_javascript(browser: Browser, web: WebApp, tmp_path: Path) -> None:
     await finish(web, tmp_path, a_picture("a"), label="old", batch="spring", project="ads")
     web.clock.advance(timedelta(days=1))
     for number in range(50):

@@ -175,7 +175,7 @@ async def test_an_interrupted_attempt_is_repeated_at_the_next_start(system: Deli
     assert (view.delivery.status, view.delivery.attempts, view.delivery.unfinished_claims) == ("delivered", 1, 0)
 
 
-async def test_a_late_finisher_whose_claim_is_lost_writes_nothing(system: DeliverySystem) -> None:
+async def test_a_late_attempt_that_lost_its_claim_is_not_stored(system: DeliverySystem) -> None:
     there = system.add_route(concurrency=2)
     there.respond = lambda _: FAILED
     there.gate.clear()

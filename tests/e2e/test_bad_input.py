@@ -97,7 +97,9 @@ async def test_unknown_revoked_and_expired_tokens_get_the_same_404(tmp_path: Pat
 
 
 @pytest.mark.soak("malformed callbacks", minutes=3)
-async def test_thousands_of_malformed_bodies_do_no_harm(tmp_path: Path, record_counts: RecordCounts) -> None:
+async def test_thousands_of_malformed_bodies_are_refused_and_break_nothing(
+    tmp_path: Path, record_counts: RecordCounts
+) -> None:
     seed = fresh_seed()
     rng, answers = Random(seed), Counter[tuple[str, int]]()
     record_counts(seed=seed)

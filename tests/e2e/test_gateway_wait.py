@@ -67,7 +67,7 @@ async def test_a_client_gets_1303_after_the_wait_and_pays_nothing(tmp_path: Path
 
 
 @pytest.mark.parametrize("token", ["", "the-token-of-anna-1"], ids=["the admin token", "a named token"])
-async def test_a_client_that_hangs_up_while_it_waits_pays_nothing(tmp_path: Path, token: str) -> None:
+async def test_a_gateway_client_that_disconnects_while_it_waits_pays_nothing(tmp_path: Path, token: str) -> None:
     async with a_full_account(tmp_path, wait="1m", processing_for="10s") as (receiver, kling, client):
         with_body = json.dumps(JOB).encode()
         host = receiver.admin.removeprefix("http://")

@@ -22,7 +22,7 @@ async def test_a_response_has_status_headers_and_raw_body(http_client: HttpClien
     assert peer.requests[0].body == b'{"x":1}'
 
 
-async def test_the_request_asks_for_identity_and_names_the_sender(http_client: HttpClient) -> None:
+async def test_a_request_accepts_only_identity_coding_and_names_its_sender(http_client: HttpClient) -> None:
     async with http_peer(response()) as peer:
         await post(http_client, peer.url)
 

@@ -135,7 +135,7 @@ async def test_the_log_says_once_that_the_heartbeat_stopped_and_resumed(heartbea
     assert PATH not in str(logs)
 
 
-async def test_parts_that_are_still_starting_are_no_fault(heartbeat: Heartbeat, monitor: Monitor) -> None:
+async def test_parts_that_are_still_starting_do_not_count_as_faults(heartbeat: Heartbeat, monitor: Monitor) -> None:
     monitor.checks = [Check(name="public", ok=False)]
     with capture_logs() as logs:
         first = await heartbeat.step(is_starting=True)

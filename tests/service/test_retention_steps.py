@@ -128,7 +128,7 @@ class FakeRetentionStore:
         raise AssertionError("nothing was deleted")
 
 
-async def test_it_sweeps_hourly_and_survives_a_full_disk() -> None:
+async def test_the_sweep_runs_hourly_and_survives_a_full_disk() -> None:
     store = FakeRetentionStore()
     with capture_logs() as logs:
         await Retention(store, SETTINGS, clock=AutoAdvancingClock()).run(store.stop)

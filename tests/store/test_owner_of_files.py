@@ -46,7 +46,7 @@ def test_copies_and_backups_of_root_belong_to_the_owner_of_their_folder(config: 
 
 
 @needs_root
-def test_a_copy_in_the_folder_of_root_names_the_command_that_gives_it_away(
+def test_a_copy_in_the_folder_of_root_names_the_command_that_changes_its_owner(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = config.parent / "new" / "copy.db"

@@ -83,7 +83,7 @@ async def test_a_node_notices_that_its_session_was_ended(
         await wait_until(ended.is_set)
 
 
-async def test_the_session_of_one_node_says_nothing_about_another_one(nodes: NodeStore) -> None:
+async def test_the_session_of_another_node_does_not_keep_a_lease(nodes: NodeStore) -> None:
     async with nodes.session(B):
         assert await nodes.take(A, Duty.KLING, epoch=0, lifetime=LIFETIME, has_session=True)
 

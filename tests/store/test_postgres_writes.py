@@ -194,7 +194,7 @@ async def test_deliveries_do_not_wait_for_a_group_of_callbacks(postgres_url: str
         await callback
 
 
-async def test_a_claim_does_not_let_a_later_attempt_skip_the_disk(postgres_url: str) -> None:
+async def test_writes_after_a_claim_are_synced_to_disk_again(postgres_url: str) -> None:
     async def setting(connection: Connection) -> str:
         return str(await connection.fetchval("SELECT current_setting('synchronous_commit')"))
 

@@ -41,7 +41,7 @@ def test_an_optional_line_depends_on_its_argument() -> None:
     assert "id = :id" not in one.with_optional({})
 
 
-def test_many_becomes_as_many_placeholders() -> None:
+def test_the_many_parameter_becomes_as_many_placeholders() -> None:
     assert parse(TEXT)["one"].with_list(3).endswith("kind IN (?, ?, ?)")
 
 

@@ -76,7 +76,7 @@ async def test_crashes_counted_alone_stay_counted_after_one_with_others(store: S
     assert await deaths(store) == {"dlv_1": SUSPECT_AFTER + 2, "dlv_2": 1, "dlv_3": 0}
 
 
-async def test_the_least_suspected_comes_first_and_a_finished_delivery_is_none(store: Store) -> None:
+async def test_suspects_are_ordered_by_crashes_and_exclude_finished_deliveries(store: Store) -> None:
     await add_deliveries(
         store,
         a_delivery("dlv_9", event_id="evt_9", unfinished_claims=9, status=DeliveryStatus.DEAD, finished_at=at(1)),

@@ -103,7 +103,7 @@ async def test_an_undelivered_answer_goes_to_the_next_equal_create_once(tmp_path
 
 
 @pytest.mark.parametrize("other", [{"client": "b"}, {"prompt": "a dog"}, {"key": "k"}, {"path": NEW}])
-async def test_another_client_body_or_endpoint_is_no_repeat(tmp_path: Path, other: dict[str, str]) -> None:
+async def test_another_client_body_or_endpoint_is_not_a_repeat(tmp_path: Path, other: dict[str, str]) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         await create(system, has_left=True)
         await create(system, **other)  # type: ignore[arg-type] # the names of create

@@ -145,7 +145,7 @@ async def test_a_create_that_waited_long_enough_is_answered_1303(tmp_path: Path,
         assert await queued(system) == []
 
 
-async def test_a_create_goes_in_order_with_the_queue(tmp_path: Path) -> None:
+async def test_a_waiting_create_keeps_its_order_in_the_queue(tmp_path: Path) -> None:
     async with a_full_account(tmp_path) as system:
         before = await system.submit()
         waiting = await Client(system).wait()
@@ -162,7 +162,7 @@ async def test_a_create_goes_in_order_with_the_queue(tmp_path: Path) -> None:
         assert len(sent) == 2
 
 
-async def test_a_client_that_leaves_while_it_waits_pays_nothing(tmp_path: Path) -> None:
+async def test_a_client_that_disconnects_while_it_waits_pays_nothing(tmp_path: Path) -> None:
     async with a_full_account(tmp_path) as system:
         client = Client(system)
         waiting = await client.wait()

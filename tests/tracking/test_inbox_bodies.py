@@ -93,7 +93,7 @@ async def test_pushes_that_are_large_when_decoded_are_soon_refused_undecoded(tmp
 
 
 @pytest.mark.soak("odd bodies through the inbox", minutes=3)
-def test_any_body_is_stored_and_breaks_nothing(tmp_path: Path, record_counts: RecordCounts) -> None:
+def test_any_body_can_be_stored(tmp_path: Path, record_counts: RecordCounts) -> None:
     record_counts(bodies=EXAMPLES)
     with asyncio.Runner() as runner:
         opening = a_task_system(tmp_path, clock=IdleClock())

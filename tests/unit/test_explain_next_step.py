@@ -66,7 +66,7 @@ def a_dead(**changes: Any) -> DeliveryHistory:
     return a_delivery_history(failed=2, status=DeliveryStatus.DEAD, finished_at=at(9), **changes)
 
 
-def test_nothing_is_left_to_do_once_all_deliveries_are_made() -> None:
+def test_once_all_deliveries_are_made_there_is_no_next_step() -> None:
     assert next_step_of(FINISHED, a_delivered()).startswith("Nothing more")
 
 
@@ -129,7 +129,7 @@ def test_a_held_route_has_its_cause_and_the_release_command() -> None:
     )
 
 
-def test_the_operators_work_comes_first_and_is_limited() -> None:
+def test_steps_for_the_operator_come_first_and_are_limited() -> None:
     deliveries = [a_delivery_history(id_=f"dlv_{n}", due_at=at(60 + n)) for n in range(5)] + [a_dead(id_="dlv_9")]
 
     steps = next_step_of(FINISHED, *deliveries)

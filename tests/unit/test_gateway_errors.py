@@ -97,7 +97,7 @@ def test_a_model_without_a_channel_stops_this_model_alone(status: int, document:
         (500, nested("service_unavailable"), errors.ServerError),
     ],
 )
-def test_other_gateway_errors_have_their_own_kinds(status: int, document: Json, kind: type[KlingRefusal]) -> None:
+def test_other_gateway_errors_are_classified(status: int, document: Json, kind: type[KlingRefusal]) -> None:
     assert type(translated(status, document)) is kind
 
 

@@ -13,7 +13,7 @@ from receiver.kling.string_members import is_text
         "voice_id", "video_url", "external_task_id", "callback_url", "camera_control.type", "duration",
     ],
 )  # fmt: skip
-def test_text_members_are_known(path: str) -> None:
+def test_members_documented_as_text_are_known(path: str) -> None:
     assert is_a_text("videos/image2video", path)
 
 

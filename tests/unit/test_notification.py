@@ -45,7 +45,7 @@ def text_of(
     return written.title, written.body, written.urgency
 
 
-def test_a_held_route_says_since_when_why_and_how_many_events_wait() -> None:
+def test_the_notification_of_a_held_route_has_time_reason_and_backlog() -> None:
     title, body, urgency = text_of("alert.route_held", HELD, waiting=14)
 
     assert title == "Route app is held"
@@ -59,7 +59,7 @@ def test_the_time_is_local() -> None:
     assert body == "Route app is held since 12:02: connection refused. 1 event waits."
 
 
-def test_a_hold_by_an_operator_says_so() -> None:
+def test_the_notification_of_an_operators_hold_names_the_operator() -> None:
     _, body, _ = text_of("alert.route_held", {**HELD, "held_by": "operator", "reason": "maintenance"})
 
     assert body == "Route app is held by an operator since 10:02: maintenance."

@@ -46,7 +46,7 @@ def test_a_route_is_held_for_several_deliveries_and_not_for_the_attempts_of_few(
     assert state_after(state, FAILED, delivery="dlv_of_another_event").is_held
 
 
-def test_a_rejected_event_is_no_failure_of_its_route() -> None:
+def test_a_rejected_event_does_not_count_as_a_failure_of_its_route() -> None:
     state = failing_state(HOLD_AFTER - 1)
 
     rejected = state_after(state, REJECTED, delivery="dlv_9")
@@ -55,7 +55,7 @@ def test_a_rejected_event_is_no_failure_of_its_route() -> None:
     assert rejected.rejected == {"dlv_9"}
 
 
-def test_a_success_between_failures_starts_the_count_anew() -> None:
+def test_a_success_between_failures_restarts_the_count() -> None:
     failing = state_after(failing_state(HOLD_AFTER - 1), REJECTED)
 
     state = state_after(state_after(failing, Accepted()), Failed(reason="500"))

@@ -373,7 +373,7 @@ def test_a_key_that_kling_would_refuse_is_a_warning_without_the_key(tmp_path: Pa
 
 
 @pytest.mark.parametrize("key", ["sk-0123456789", "your.key.0123", "a", "xx-0123"])
-def test_a_key_that_may_be_real_is_no_warning(tmp_path: Path, key: str) -> None:
+def test_a_key_that_may_be_real_causes_no_warning(tmp_path: Path, key: str) -> None:
     assert load_text(tmp_path, f'[kling]\napi_key = "{key}"\n').warnings == ()
 
 

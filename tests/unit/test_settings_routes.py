@@ -218,7 +218,7 @@ def test_a_condition_that_compares_with_text_without_quotes_is_a_warning(tmp_pat
 
 
 @pytest.mark.parametrize("where", ["task.label == 'ads'", "kling.task_status == status", "'ads' == task.label", "task"])
-def test_a_condition_on_text_or_members_is_no_warning(tmp_path: Path, where: str) -> None:
+def test_a_condition_on_text_or_members_causes_no_warning(tmp_path: Path, where: str) -> None:
     assert load_text(tmp_path, route_text(f'where = "{where}"'), {"KLING_API_KEY": "k"}).warnings == ()
 
 

@@ -70,7 +70,7 @@ def test_a_missing_notify_socket_is_not_an_error(address: str) -> None:
     SystemdNotifier(address).ready()
 
 
-def test_a_systemd_that_does_not_read_delays_nothing(tmp_path: Path) -> None:
+def test_an_unresponsive_systemd_delays_nothing(tmp_path: Path) -> None:
     with notify_socket(str(tmp_path / "notify")):
         notifier = SystemdNotifier(str(tmp_path / "notify"))
 

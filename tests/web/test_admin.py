@@ -176,7 +176,7 @@ async def test_an_invalid_job_is_explained(web: WebApp, content: bytes, words: l
 
 
 @pytest.mark.parametrize("escape", ["\\ud800", "\\u0000", "\\ud83d\\ude00"])
-async def test_any_text_of_a_json_body_does_no_harm(web: WebApp, escape: str) -> None:
+async def test_a_job_with_any_escaped_text_is_accepted_and_listed(web: WebApp, escape: str) -> None:
     content = '{"endpoint": "images/generations", "body": {"prompt": "ESCAPE"}}'.replace("ESCAPE", escape)
 
     answer = await web.client.post("/api/tasks", content=content.encode())

@@ -137,7 +137,7 @@ async def test_only_known_tokens_are_remembered(serve: Serve, inbox: FakeInbox) 
     assert (before, after) == (404, 200)
 
 
-async def test_a_token_that_is_known_from_its_storing_is_not_read_again(serve: Serve, inbox: FakeInbox) -> None:
+async def test_a_remembered_token_is_not_read_from_the_store(serve: Serve, inbox: FakeInbox) -> None:
     known: BoundedDict[bytes, None] = BoundedDict(10)
     address = await serve(public_app(inbox, max_body=MAX_BODY, known_tokens=known))
     known[token_hash(TOKEN)] = None

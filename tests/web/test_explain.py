@@ -102,7 +102,7 @@ async def test_explain_shortens_the_intent_and_hides_the_clients_secrets(web: We
     assert intent["callback_url"] == "https://client.example/..."
 
 
-async def test_explain_works_without_the_deleted_bodies(web: WebApp) -> None:
+async def test_a_task_with_deleted_bodies_is_explained(web: WebApp) -> None:
     await a_task_history(web)
     for litter in (RetentionTarget.BODIES, RetentionTarget.INTENTS):
         await web.store.retention.sweep(litter, before=START + timedelta(days=30), now=START + timedelta(days=30))
@@ -118,7 +118,7 @@ async def test_explain_works_without_the_deleted_bodies(web: WebApp) -> None:
     assert story["events"][0]["deliveries"]
 
 
-async def test_explain_works_for_a_task_without_any_history(web: WebApp) -> None:
+async def test_a_task_without_history_is_explained(web: WebApp) -> None:
     await web.store.tasks.add(replace(a_task(), state=TaskState.FAILED, due_at=None), b"")
 
     story = await explain(web, "tsk_1")

@@ -64,5 +64,5 @@ async def test_a_token_signed_with_the_read_token_may_only_query(web: WebApp) ->
     assert (await call(web, signed(READ_TOKEN), path=QUERY)).status_code == 200
 
 
-async def test_outside_the_gateway_a_signed_token_is_no_token(web: WebApp) -> None:
+async def test_a_signed_token_is_refused_outside_the_gateway(web: WebApp) -> None:
     assert (await call(web, signed(), path="/api/tasks")).status_code == 401

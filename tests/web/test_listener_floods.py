@@ -73,7 +73,7 @@ async def test_a_flood_evicts_no_connection_that_was_served(serve: Serve) -> Non
 
 
 @pytest.mark.parametrize("ends", [False, True], ids=["open", "closed"])
-async def test_a_refused_body_gives_its_memory_back(serve: Serve, *, ends: bool) -> None:
+async def test_a_refused_body_releases_its_memory(serve: Serve, *, ends: bool) -> None:
     begun = refused = 0
 
     async def refuse_late(scope: Scope, receive: Receive, send: Send) -> None:
