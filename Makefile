@@ -48,7 +48,7 @@ check: $(VENV)/.dev ## check format, lint, types, import contracts and tests
 	$(BIN)/lint-imports
 	$(PYTEST) $(SHARED)
 
-clients: $(VENV)/.dev ## install other people's clients of Kling, and run them against the gateway
+clients: $(VENV)/.dev ## install third-party clients of Kling, and run them against the gateway
 	DROP_IN=1 $(PYTEST) -n 0 tests/e2e/test_other_clients.py $(ARGS)
 
 bench: $(VENV)/.dev ## compare the speed with common alternatives (ARGS=--help)
@@ -95,7 +95,7 @@ dist: $(VENV)/.dev ## build the wheel and the source archive into dist
 deb: dist ## build the Debian package into dist, for this release of Debian
 	$(BIN)/python systemd/package/build_deb.py dist/*.whl dist
 
-fmt: $(VENV)/.dev ## format, apply automatic lint fixes, and write the manual page
+fmt: $(VENV)/.dev ## format, apply automatic lint fixes, write the manual page and the completion table
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 	$(BIN)/python -m receiver.cli.man_page > systemd/kling-receiver.1
