@@ -100,7 +100,7 @@ class Metrics:
 
     def __init__(self, routes: Collection[str] = ()) -> None:
         self._routes = frozenset(routes)
-        self.callbacks = Counter("callbacks_total", "Callbacks, by what became of them.", ("outcome",))
+        self.callbacks = Counter("callbacks_total", "Callbacks, by outcome.", ("outcome",))
         self.callback_seconds = Histogram(
             "callback_seconds", "Time from a callback's headers to its stored answer, for accepted callbacks.", _FAST
         )

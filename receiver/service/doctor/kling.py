@@ -53,13 +53,13 @@ async def key_and_clock(subject: Subject) -> Sequence[Finding]:
         unknown = warning(
             "The key could not be looked up here, so it was not tried.", "See the configuration's finding."
         )
-        return [replace(unknown, name=KEY), replace(_unknown_clock("there is no key to ask Kling with"), name=CLOCK)]
+        return [replace(unknown, name=KEY), replace(_unknown_clock("there is no key to query Kling with"), name=CLOCK)]
     if not kling.api_key and not kling.access_key:
         missing = warning(
             "No key is configured: tasks cannot be submitted, confirmed or polled.",
             "Set KLING_API_KEY, or [kling] api_key.",
         )
-        return [replace(missing, name=KEY), replace(_unknown_clock("there is no key to ask Kling with"), name=CLOCK)]
+        return [replace(missing, name=KEY), replace(_unknown_clock("there is no key to query Kling with"), name=CLOCK)]
     client = HttpClient(guard=OperatorGuard(), user_agent=f"kling-receiver/{__version__}")
     try:
         async with aclosing(client):
@@ -85,7 +85,7 @@ def _key(answer: KeyCheck, base_url: str) -> Finding:
         case AuthenticationFailed() | TokenRejected():
             return failed(f"{_refusal(code)}. {error.message}", _key_remedy(error, host), **details)
         case AccountBlocked():
-            return failed(f"Kling accepts the key and blocks the account: {error.message}", error.remedy, **details)
+            return failed(f"Kling accepts the key but blocks the account: {error.message}", error.remedy, **details)
         case UnknownResource() if code is None:
             return warning(
                 f"Not known: {host} has no list of tasks, which a check of the key would query.",

@@ -55,8 +55,8 @@ async def listeners(subject: Subject) -> Finding | Sequence[Finding]:
     addresses = {"public": settings.public.listen, "admin": settings.admin.listen}
     taken = [
         warning(
-            f"Another program listens at {address}, the address in [{name}] listen, so the service cannot start. "
-            "Only if that program is systemd with the service's own socket, the service can.",
+            f"Another program listens at {address}, the address in [{name}] listen. The service cannot start, "
+            "unless that program is systemd with the service's own socket.",
             f"`ss -ltnp sport = :{address.port}` shows the program. Stop it, or set another address.",
             listener=name,
         )
