@@ -206,7 +206,7 @@ def check_action(request: Request, visitor: Visitor) -> None:
     """Raise ``Problem`` (403) if the visitor may not act, or if another site sent the request."""
     check_origin(request)
     if not visitor.can_act:
-        detail = "You are logged in with the read token, which permits only to look. Log in with the admin token."
+        detail = "You are logged in with the read token, which may only read. Log in with the admin token."
         raise Problem(HTTPStatus.FORBIDDEN, "read_only", detail)
 
 

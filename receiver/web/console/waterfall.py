@@ -317,7 +317,7 @@ def _delivery(history: DeliveryHistory, now: datetime) -> Iterator[Bar]:
         yield Bar(
             key=f"wait-{delivery.id}",
             title=f"{delivery.route}: pending",
-            note=f"after {counted(delivery.attempts, 'attempt')}" if delivery.attempts else "not tried yet",
+            note=f"after {counted(delivery.attempts, 'attempt')}" if delivery.attempts else "not attempted yet",
             kind="warn",
             start=start,
             end=max(now, start),
