@@ -6,7 +6,7 @@ A line that ends in ``-- if NAME`` is optional: it is omitted unless that argume
 import re
 from collections.abc import Collection, Iterable, Mapping
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 
 import msgspec
 
@@ -33,7 +33,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 
 def with_shared(*texts: str) -> Mapping[str, Query]:
     """Return the statements of a database's own SQL files and the shared ones, by name."""
-    shared = files("receiver.store").joinpath("shared.sql").read_text(encoding="utf-8")
+    shared = Path(__file__).with_name("shared.sql").read_text(encoding="utf-8")
     return _by_name(query for text in (shared, *texts) for query in parse(text).values())
 
 

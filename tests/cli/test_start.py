@@ -37,6 +37,7 @@ UNUSED_BY_SERVICE = {
     "multiprocessing",
     "greenlet",
     "importlib.metadata",  # finds plugins of pydantic
+    "importlib.resources",
     "receiver.web.openapi.document",
     "receiver.domain.api_schema.events",
     "receiver.kling.simulator",

@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 
 import asyncpg
 import msgspec
@@ -61,7 +61,7 @@ def _no_report(_event: str, _values: Mapping[str, object]) -> None: ...
 def known_migrations() -> tuple[Migration, ...]:
     """Return the steps this program contains, in order."""
     found = []
-    for file in files("receiver.store.postgres").joinpath("sql/migrations").iterdir():
+    for file in Path(__file__).with_name("sql").joinpath("migrations").iterdir():
         named = _FILE.fullmatch(file.name)
         if named is not None:
             sql = file.read_text(encoding="utf-8")

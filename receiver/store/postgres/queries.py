@@ -11,7 +11,7 @@ third of what a hundred statements cost.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
@@ -43,9 +43,8 @@ Write: TypeAlias = tuple[Statement, Iterable[Sequence[object]]]
 @cache
 def queries() -> Mapping[str, Query]:
     """Return all statements by name; the files are read once."""
-    folder = files("receiver.store.postgres").joinpath("sql")
-    own = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
-    return with_shared(*(file.read_text(encoding="utf-8") for file in own))
+    folder = Path(__file__).with_name("sql")
+    return with_shared(*(file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.sql"))))
 
 
 async def fetch(connection: Connection, name: str, arguments: Mapping[str, object] | None = None) -> Sequence[Record]:

@@ -6,7 +6,6 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
 import msgspec
@@ -57,7 +56,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
 def known_migrations() -> tuple[Migration, ...]:
     """Return the steps this program contains, in order."""
     found = []
-    for file in files("receiver.store.sqlite").joinpath("sql/migrations").iterdir():
+    for file in Path(__file__).with_name("sql").joinpath("migrations").iterdir():
         named = _FILE.fullmatch(file.name)
         if named is not None:
             sql = file.read_text(encoding="utf-8")

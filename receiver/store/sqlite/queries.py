@@ -5,7 +5,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 
 from receiver.store.named_queries import Query, with_shared
 
@@ -16,7 +16,7 @@ _MAX_ROWS = 64  # a power of two; 64 of the widest rows stay within SQLite's lim
 @cache
 def queries() -> Mapping[str, Query]:
     """Return all statements by name; the files are read once."""
-    return with_shared(files("receiver.store.sqlite").joinpath("sql/queries.sql").read_text(encoding="utf-8"))
+    return with_shared(Path(__file__).with_name("sql").joinpath("queries.sql").read_text(encoding="utf-8"))
 
 
 def sql(name: str) -> str:

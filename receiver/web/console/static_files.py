@@ -4,8 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from functools import cache
 from http import HTTPStatus
-from importlib.resources import files
-from importlib.resources.abc import Traversable
+from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,11 +26,11 @@ _HEADERS = {
 def _files() -> Mapping[str, tuple[bytes, str]]:
     """Return each file's content and the first digits of its hash, by path."""
     found: dict[str, tuple[bytes, str]] = {}
-    _collect(files("receiver.web.console") / "static", "", found)
+    _collect(Path(__file__).with_name("static"), "", found)
     return found
 
 
-def _collect(folder: Traversable, above: str, found: dict[str, tuple[bytes, str]]) -> None:
+def _collect(folder: Path, above: str, found: dict[str, tuple[bytes, str]]) -> None:
     for each in folder.iterdir():
         if each.is_dir():
             _collect(each, f"{above}{each.name}/", found)
