@@ -3,7 +3,6 @@
 Kling publishes its prices as tables that change, so the receiver learns them from its own charges.
 """
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Final, TypeAlias
@@ -93,5 +92,6 @@ def _without_zeros(charges: Mapping[str, Decimal]) -> Mapping[str, Decimal]:
 
 
 def _median(amounts: list[Decimal]) -> Decimal:
-    low, high = statistics.median_low(amounts), statistics.median_high(amounts)
+    ordered = sorted(amounts)
+    low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
     return low if low == high else EXACT_DECIMAL.divide(EXACT_DECIMAL.add(low, high), Decimal(2))

@@ -1,11 +1,11 @@
 """Finds globs in routes that match none of Kling's known endpoints, which is probably a mistake."""
 
 from collections.abc import Iterator
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from receiver.kling.endpoints import CATALOGUE, resolve
 from receiver.settings import Loaded
+from receiver.settings.values import closest
 
 _MODEL = "/{model}"
 _PATHS = tuple(path for path, endpoint in CATALOGUE.items() if endpoint.asynchronous)
@@ -33,5 +33,5 @@ def _matches(glob: str) -> bool:
 
 def _suggestion(glob: str) -> str:
     kinds = sorted({path.partition("/")[0] for path in _PATHS})
-    near = get_close_matches(glob.partition("/")[0], kinds, n=1)
-    return f'did you mean "{near[0]}/*"?' if near else "`kling-receiver endpoints` lists them"
+    near = closest(glob.partition("/")[0], kinds)
+    return f'did you mean "{near}/*"?' if near else "`kling-receiver endpoints` lists them"

@@ -7,7 +7,6 @@ likely. From few, the usual duration of the kind is inferred: it must explain th
 import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from statistics import median
 
 import msgspec
 
@@ -128,6 +127,8 @@ def _spread(past: Sequence[float]) -> float:
     """Return the spread of durations, which is near the usual one while few are known."""
     if not past:
         return _USUAL_SPREAD
+    from statistics import median  # noqa: PLC0415 -- a service whose callbacks arrive does not need it
+
     middle = median(past)
     deviation = sum(min(abs(each - middle), _MOST_DEVIATION) ** 2 for each in past)
     return math.sqrt((_SPREAD_WEIGHT * _USUAL_SPREAD**2 + deviation) / (_SPREAD_WEIGHT + len(past)))

@@ -38,6 +38,8 @@ UNUSED_BY_SERVICE = {
     "greenlet",
     "importlib.metadata",  # finds plugins of pydantic
     "importlib.resources",
+    "difflib",
+    "statistics",
     "receiver.web.openapi.document",
     "receiver.domain.api_schema.events",
     "receiver.kling.simulator",
