@@ -38,7 +38,7 @@ from receiver.kling.auth import Authorization
 from receiver.kling.endpoints import QUERY_APIS, Endpoint, resolve
 from receiver.kling.error_codes import ErrorResponse, to_error
 from receiver.kling.pass_through import NO_PASS_THROUGH, SAFE_IN_PATH, PassThrough, returned_headers
-from receiver.net.http_client import HttpClient, HttpResponse, StreamedBody, StreamedResponse
+from receiver.net.http_client import BeforeSend, HttpClient, HttpResponse, StreamedBody, StreamedResponse
 from receiver.settings import KlingSettings, Settings
 
 MAX_BATCH = QUERY_APIS[Generation.NEW].max_ids
@@ -99,16 +99,23 @@ class KlingClient:
         self._authorization = Authorization(settings.kling, self._clock, self._redactor)
 
     async def create(
-        self, endpoint: str, content: bytes, *, pass_through: PassThrough = NO_PASS_THROUGH
+        self,
+        endpoint: str,
+        content: bytes,
+        *,
+        pass_through: PassThrough = NO_PASS_THROUGH,
+        before_send: BeforeSend | None = None,
     ) -> KlingResponse:
         """Create a task, without retries: the error's ``retry`` says what may follow.
 
-        The query and headers of *pass_through* are sent too, but the content type is always JSON.
+        The query and headers of *pass_through* are sent too, but the content type is always JSON. *before_send* is
+        awaited directly before the request leaves; if it raises, nothing is sent.
         """
         target = pass_through.target(_endpoint(endpoint).url_path)
         headers = {**_JSON, **pass_through.forwarded_headers(), "content-type": _JSON["content-type"]}
         return await self._parse_response(
-            await self._request_with_auth_retry("POST", target, content, headers=headers), is_create=True
+            await self._request_with_auth_retry("POST", target, content, headers=headers, before_send=before_send),
+            is_create=True,
         )
 
     async def query(self, endpoint: str, task_id: str) -> KlingResponse:
@@ -263,19 +270,27 @@ class KlingClient:
         return to_error(response, is_create=is_create, now=self._clock.now(), redact=self._redactor.text)
 
     async def _request_with_auth_retry(
-        self, method: str, path: str, content: bytes = b"", *, headers: Mapping[str, str]
+        self,
+        method: str,
+        path: str,
+        content: bytes = b"",
+        *,
+        headers: Mapping[str, str],
+        before_send: BeforeSend | None = None,
     ) -> HttpResponse:
         """Make a call, and repeat it with a new token if Kling rejected the old one and so did nothing."""
-        reply = await self._request(method, path, content, headers)
+        reply = await self._request(method, path, content, headers, before_send)
         if self._authorization.uses_token and await parser_thread.run(len(reply.body), self._is_token_rejected, reply):
             self._authorization.invalidate()
-            reply = await self._request(method, path, content, headers)
+            reply = await self._request(method, path, content, headers, before_send)
         return reply
 
     def _is_token_rejected(self, reply: HttpResponse) -> bool:
         return isinstance(self._to_error(_as_error_response(reply)), TokenRejected)
 
-    async def _request(self, method: str, path: str, content: bytes, headers: Mapping[str, str]) -> HttpResponse:
+    async def _request(
+        self, method: str, path: str, content: bytes, headers: Mapping[str, str], before_send: BeforeSend | None
+    ) -> HttpResponse:
         with _translate_errors():
             reply = await self._http_client.request(
                 method,
@@ -285,6 +300,7 @@ class KlingClient:
                 time_limit=self._timeout,
                 max_body=MAX_BODY,
                 reuse=method in _SAFE_METHODS,
+                before_send=before_send,
             )
         return await parser_thread.run(len(reply.body), clean, reply, self._redactor)
 

@@ -11,7 +11,7 @@ from receiver.domain.model import StatusReport
 from receiver.kling.client import KlingClient, KlingResponse, ResponseWriter
 from receiver.kling.error_codes import is_documented
 from receiver.kling.pass_through import NO_PASS_THROUGH, PassThrough
-from receiver.net.http_client import StreamedBody
+from receiver.net.http_client import BeforeSend, StreamedBody
 
 _OK = "ok"
 
@@ -35,11 +35,16 @@ class MeasuredKlingClient:
         self._metrics = metrics
 
     async def create(
-        self, endpoint: str, content: bytes, *, pass_through: PassThrough = NO_PASS_THROUGH
+        self,
+        endpoint: str,
+        content: bytes,
+        *,
+        pass_through: PassThrough = NO_PASS_THROUGH,
+        before_send: BeforeSend | None = None,
     ) -> KlingResponse:
-        """Create a task."""
+        """Create a task. *before_send* is awaited directly before the request leaves."""
         with self._measured("create") as call:
-            response = await self._client.create(endpoint, content, pass_through=pass_through)
+            response = await self._client.create(endpoint, content, pass_through=pass_through, before_send=before_send)
             call.end(response)
             return response
 

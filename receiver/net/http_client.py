@@ -23,6 +23,7 @@ from receiver.net.tls import default_tls
 
 __all__ = [
     "AddressGuard",
+    "BeforeSend",
     "HttpClient",
     "HttpResponse",
     "IPAddress",
@@ -34,6 +35,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+BeforeSend = Callable[[], Awaitable[None]]
+"""Awaited directly before a request leaves, when the connection is open. What it raises ends the request unsent."""
 
 
 class HttpResponse(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,15 +100,25 @@ class HttpClient:
         time_limit: timedelta,
         max_body: int,
         reuse: bool = True,
+        before_send: BeforeSend | None = None,
     ) -> HttpResponse:
         """Make one request within *time_limit* in total, and keep at most *max_body* bytes of the response body.
 
         With *reuse* it may go over an idle connection. If the peer has just given that up and answers nothing, the
         request is sent once more, on a new connection. Without *reuse* it is sent at most once.
+        *before_send* is awaited on an open connection, directly before the request leaves. If it raises, nothing is
+        sent, and its exception propagates.
         """
         read = partial(read_limited, max_body=max_body)
         return await self._exchange(
-            method, url, headers=headers or {}, content=content, time_limit=time_limit, reuse=reuse, read=read
+            method,
+            url,
+            headers=headers or {},
+            content=content,
+            time_limit=time_limit,
+            reuse=reuse,
+            read=read,
+            before_send=before_send,
         )
 
     async def stream(
@@ -148,12 +161,18 @@ class HttpClient:
         extra_body_time: timedelta = timedelta(),
         reuse: bool,
         read: Callable[[StreamedResponse], Awaitable[T]],
+        before_send: BeforeSend | None = None,
     ) -> T:
         target = parse_target(url)
         size = content.size if isinstance(content, StreamedBody) else len(content)
         head = encode_head(method, target, headers, user_agent=self._user_agent, body_size=size)
         exchange = _Exchange(
-            target=target, method=method, head=head, content=content, seconds=time_limit.total_seconds()
+            target=target,
+            method=method,
+            head=head,
+            content=content,
+            seconds=time_limit.total_seconds(),
+            before_send=before_send,
         )
         try:
             async with asyncio.timeout(exchange.seconds) as deadline, self._slots:
@@ -246,12 +265,15 @@ class _Exchange(msgspec.Struct, kw_only=True):
     head: bytes
     content: "bytes | StreamedBody"
     seconds: float
+    before_send: BeforeSend | None = None
     dialing: bool = False
     connection: HttpConnection | None = None
     response_started: bool = False
 
     async def send(self, connection: HttpConnection) -> None:
         """Send the request. Head and body leave together if the body is small."""
+        if self.before_send is not None:
+            await self.before_send()
         self.connection = connection
         connection.begin(self.method)
         content = self.content

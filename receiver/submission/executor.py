@@ -4,7 +4,7 @@ The result also adjusts the limits of :class:`~receiver.submission.admission.Adm
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Protocol
@@ -57,8 +57,18 @@ _MAX_LARGE_TASK_DELAY = timedelta(hours=1)
 class CreateApi(Protocol):
     """The part of Kling's API that creates tasks."""
 
-    async def create(self, endpoint: str, content: bytes, *, pass_through: PassThrough) -> KlingResponse:
-        """Create a task; *pass_through* is what a gateway client sent beside the body."""
+    async def create(
+        self,
+        endpoint: str,
+        content: bytes,
+        *,
+        pass_through: PassThrough,
+        before_send: Callable[[], Awaitable[None]] | None = None,
+    ) -> KlingResponse:
+        """Create a task; *pass_through* is what a gateway client sent beside the body.
+
+        *before_send* is awaited directly before the request leaves; if it raises, nothing is sent.
+        """
         ...
 
 
@@ -170,9 +180,7 @@ class CreateExecutor:
         self._recorder.begun_at[task.id] = self._clock.monotonic()
         try:
             async with self._tracer.span("kling.create", task.id):
-                if not await self._may_call(task, fence):
-                    raise KlingUnreachable(_DUTY_LOST)  # noqa: TRY301 -- as if Kling could not be reached
-                answer = await self._kling.create(endpoint.path, body.content, pass_through=pass_through)
+                answer = await self._create(task, endpoint, body.content, pass_through, fence)
         except (KlingUnreachable, KlingUncertain) as exc:
             answer = exc
         finally:
@@ -185,22 +193,34 @@ class CreateExecutor:
             log.error("task.not_recorded", task=task.id, reason=exc.message)  # noqa: TRY400 -- the reason is all there is
         return answer
 
-    async def _may_call(self, task: Task, fence: Fence | None) -> bool:
-        """Return whether the duty is this process's, as the store has shown less than ``MAX_FENCE_AGE`` ago.
+    async def _create(
+        self, task: Task, endpoint: Endpoint, content: bytes, pass_through: PassThrough, fence: Fence | None
+    ) -> KlingResponse:
+        """Call Kling if this process has the duty. Raises KlingUnreachable if not."""
+        if not self.tenure.is_held:
+            raise KlingUnreachable(_DUTY_LOST)
+        if fence is None:
+            return await self._kling.create(endpoint.path, content, pass_through=pass_through)
+        check = partial(self._require_duty, task, fence)
+        return await self._kling.create(endpoint.path, content, pass_through=pass_through, before_send=check)
+
+    async def _require_duty(self, task: Task, fence: Fence) -> None:
+        """Raise KlingUnreachable unless the store has shown less than ``MAX_FENCE_AGE`` ago that the duty is ours.
 
         This process may have stood still since it stored the start. Another one that has taken the duty meanwhile
         waits so long until it believes that Kling does not have the task.
         """
-        while fence is not None and self.tenure.is_held and self._clock.monotonic() - fence.made_at > MAX_FENCE_AGE:
+        while self.tenure.is_held and self._clock.monotonic() - fence.made_at > MAX_FENCE_AGE:
             fence = replace(fence, made_at=self._clock.monotonic())
             check = ApplyCall(ref=ById(id=task.id), decide=lambda *_: Change(), fence=fence)
             try:
                 [shown] = await self._task_store.apply_all([check])
-            except StoreUnavailable:
-                return False
+            except StoreUnavailable as exc:
+                raise KlingUnreachable(f"{exc.message} Nothing was sent.") from exc
             if isinstance(shown, DutyLost):
                 self.tenure.end()
-        return self.tenure.is_held
+        if not self.tenure.is_held:
+            raise KlingUnreachable(_DUTY_LOST)
 
     def callback_url(self, token: str) -> str:
         """Return the URL that Kling calls back for a task."""

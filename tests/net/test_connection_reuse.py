@@ -9,6 +9,7 @@ from ipaddress import ip_address
 import pytest
 from harness.http_peers import Handler, http_peer, response
 from harness.http_requests import TIMEOUT, post
+from harness.waiting import wait_until
 
 from receiver.domain.errors import NoResponse, RequestNotSent
 from receiver.net.http_client import HttpClient, IPAddress, StreamedBody, read_limited
@@ -85,6 +86,30 @@ async def test_without_reuse_a_request_goes_over_a_new_connection_and_once(http_
             await http_client.request("POST", peer.url, time_limit=TIMEOUT, max_body=10, reuse=False)
 
     assert (len(peer.requests), peer.connections) == (3, 3)
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+async def test_nothing_is_sent_if_the_check_before_it_fails_on_the_open_connection(
+    http_client: HttpClient, reuse: bool
+) -> None:
+    class Refusal(Exception): ...
+
+    async with http_peer(response()) as peer:
+        await post(http_client, peer.url)
+        connections: list[int] = []
+
+        async def refuse() -> None:
+            await wait_until(lambda: peer.connections == (1 if reuse else 2))
+            connections.append(peer.connections)
+            raise Refusal
+
+        with pytest.raises(Refusal):
+            await http_client.request(
+                "POST", peer.url, time_limit=TIMEOUT, max_body=10, reuse=reuse, before_send=refuse
+            )
+
+    assert len(connections) == 1
+    assert len(peer.requests) == 1
 
 
 async def test_a_body_that_can_be_read_once_goes_over_a_new_connection(http_client: HttpClient) -> None:

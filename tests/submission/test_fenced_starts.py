@@ -1,14 +1,15 @@
 """Starts of creates with a fence: a process whose lease another one has taken stores and sends nothing."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.fake_kling import FakeKling
 from harness.submitted_tasks import only_task
-from harness.task_system import ENDPOINT, JOB, TaskSystem, a_task_system
+from harness.task_system import ENDPOINT, JOB, IdleClock, TaskSystem, a_task_system
 from harness.waiting import wait_until
 from submission.test_lost_duty import begin
 
@@ -17,6 +18,7 @@ from receiver.domain.errors import DutyLost, KlingUnreachable
 from receiver.domain.model import Task, TaskState
 from receiver.kling import endpoints
 from receiver.kling.client import KlingResponse
+from receiver.kling.pass_through import NO_PASS_THROUGH, PassThrough
 from receiver.settings import KlingSettings
 from receiver.store.interfaces import ApplyCall, Change
 from receiver.submission.request import SubmitRequest
@@ -48,10 +50,31 @@ class LeaseStore:
         return await self._store.add(task, intent, **more)  # type: ignore[no-any-return]  # the real store's
 
 
+class OpeningKling(FakeKling):
+    """A Kling to which a connection is opened for each create; ``on_open`` is what happens meanwhile."""
+
+    on_open: Callable[[], None] = staticmethod(lambda: None)
+
+    async def create(
+        self,
+        endpoint: str,
+        content: bytes,
+        *,
+        pass_through: PassThrough = NO_PASS_THROUGH,
+        before_send: Callable[[], Awaitable[None]] | None = None,
+    ) -> KlingResponse:
+        self.on_open()
+        if before_send is not None:
+            await before_send()
+        return await super().create(endpoint, content, pass_through=pass_through)
+
+
 @asynccontextmanager
 async def a_node(folder: Path, **settings: Any) -> AsyncIterator[tuple[TaskSystem, LeaseStore, Tenure]]:
     """A task system that holds the first lease on sending."""
-    async with a_task_system(folder, kling_settings=KlingSettings(**settings)) as system:
+    clock = IdleClock()
+    kling = OpeningKling(clock)
+    async with a_task_system(folder, kling=kling, clock=clock, kling_settings=KlingSettings(**settings)) as system:
         store, tenure = LeaseStore(system.store.tasks), Tenure(system.clock.monotonic)
         tenure.begin(Duty.KLING, "a-1", 1)
         tenure.extend(LONG)
@@ -139,9 +162,12 @@ async def test_a_process_that_stood_still_after_a_start_shows_its_lease_again(tm
 async def test_a_process_that_stood_still_while_it_lost_its_lease_creates_nothing(tmp_path: Path) -> None:
     async with a_node(tmp_path) as (system, store, tenure):
         task, fence = await a_begun_task(system), tenure.fence()
-        store.is_lost = True
-        system.clock.advance(timedelta(seconds=MAX_FENCE_AGE + 0.1))
 
+        def lose() -> None:  # while the connection to Kling is opened
+            store.is_lost = True
+            system.clock.advance(timedelta(seconds=MAX_FENCE_AGE + 0.1))
+
+        system.kling.on_open = lose
         answer = await execute(system, task, fence)
 
         assert isinstance(answer, KlingUnreachable)
