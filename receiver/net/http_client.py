@@ -15,6 +15,7 @@ import msgspec
 
 from receiver.domain.errors import NetworkFault, NoResponse, RequestNotSent
 from receiver.net.connection_pool import MAX_AGE, ConnectionPool
+from receiver.net.deadline import Deadline
 from receiver.net.dialer import AddressGuard, Dialer, IPAddress, Resolve, is_literal
 from receiver.net.http_connection import CHUNK_SIZE, BodyChunks, ConnectionBroken, HttpConnection
 from receiver.net.request_head import Target, encode_head, parse_target
@@ -175,14 +176,15 @@ class HttpClient:
             before_send=before_send,
         )
         try:
-            async with asyncio.timeout(exchange.seconds) as deadline, self._slots:
+            with Deadline(exchange.seconds) as deadline:
+                async with self._slots:
 
-                async def receive(connection: HttpConnection) -> T:
-                    response = await connection.read_head()
-                    exchange.on_response_started(deadline, extra_body_time)
-                    return await read(_streamed_response(response, connection, target))
+                    async def receive(connection: HttpConnection) -> T:
+                        response = await connection.read_head()
+                        exchange.on_response_started(deadline, extra_body_time)
+                        return await read(_streamed_response(response, connection, target))
 
-                return await self._send(exchange, receive, reuse=reuse)
+                    return await self._send(exchange, receive, reuse=reuse)
         except TimeoutError as exc:
             raise exchange.timeout_error() from exc
         except ConnectionBroken as exc:
@@ -302,13 +304,12 @@ class _Exchange(msgspec.Struct, kw_only=True):
         if left:
             raise RequestNotSent(f"The body of the request to {self.target.name} has another size than announced.")
 
-    def on_response_started(self, deadline: asyncio.Timeout, extra_body_time: timedelta) -> None:
+    def on_response_started(self, deadline: Deadline, extra_body_time: timedelta) -> None:
         """Note that the response has started, and extend the deadline for its body."""
         self.response_started = True
-        ends_at = deadline.when()
-        if extra_body_time and ends_at is not None:
+        if extra_body_time:
             self.seconds += extra_body_time.total_seconds()
-            deadline.reschedule(ends_at + extra_body_time.total_seconds())
+            deadline.extend(extra_body_time.total_seconds())
 
     def timeout_error(self) -> RequestNotSent | NoResponse:
         """Return the error for a timeout, by the progress so far."""
