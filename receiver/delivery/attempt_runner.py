@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from random import Random
 
+import msgspec
 import structlog
 
 from receiver.delivery import measurements
@@ -16,11 +17,14 @@ from receiver.delivery.route_states import RouteStates
 from receiver.delivery.senders.sender import DeliveryRequest
 from receiver.domain.clock import Clock
 from receiver.domain.duties import Tenure
+from receiver.domain.log_batch import log_together
 from receiver.domain.metrics import Metrics
 from receiver.domain.model import Accepted, Attempt, DeliveryStatus, Failed, Outcome, Refused, RouteState, Verdict
 from receiver.store.interfaces import ClaimedDelivery, DeliveryQueue
 
 log = structlog.get_logger()
+
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 class AttemptRunner:
@@ -44,6 +48,7 @@ class AttemptRunner:
         self._rng = rng
         self._metrics = metrics
         self._tenure = tenure
+        self._unlogged: list[_Recorded] = []  # in this turn of the event loop
 
     async def run(self, lane: Lane, claimed: ClaimedDelivery) -> bool:
         """Attempt one delivery and record the outcome. Return whether that was its last attempt.
@@ -80,8 +85,20 @@ class AttemptRunner:
         )
         if recorded:
             measurements.record_attempt(self._metrics, claimed, attempt, outcome, verdict)
-        _log_attempt(claimed, attempt, verdict, recorded=recorded)
+        self._log_soon(_Recorded(claimed, attempt, verdict, recorded))
         return recorded and verdict.status is not DeliveryStatus.PENDING
+
+    def _log_soon(self, recorded: "_Recorded") -> None:
+        """Log an attempt in the next turn of the event loop, together with all others that were recorded with it."""
+        if not self._unlogged:
+            asyncio.get_running_loop().call_soon(self._log_all)
+        self._unlogged.append(recorded)
+
+    def _log_all(self) -> None:
+        recorded, self._unlogged = self._unlogged, []
+        with log_together():
+            for each in recorded:
+                _log_attempt(each)
 
     async def _release(self, claimed: ClaimedDelivery) -> None:
         delivery_id = claimed.delivery.id
@@ -117,7 +134,17 @@ class AttemptRunner:
             return Failed(reason=f"Internal error in the receiver: {type(exc).__name__}. See its log.")
 
 
-def _log_attempt(claimed: ClaimedDelivery, attempt: Attempt, verdict: Verdict, *, recorded: bool) -> None:
+class _Recorded(msgspec.Struct, frozen=True):
+    """An attempt with its verdict, and whether they were stored."""
+
+    claimed: ClaimedDelivery
+    attempt: Attempt
+    verdict: Verdict
+    is_stored: bool
+
+
+def _log_attempt(recorded: _Recorded) -> None:
+    claimed, attempt = recorded.claimed, recorded.attempt
     log.info(
         "delivery.attempted",
         delivery=claimed.delivery.id,
@@ -128,9 +155,9 @@ def _log_attempt(claimed: ClaimedDelivery, attempt: Attempt, verdict: Verdict, *
         outcome=attempt.outcome,
         code=attempt.code,
         reason=attempt.reason,
-        duration_ms=round(attempt.duration / timedelta(milliseconds=1), 1),
-        verdict=verdict.status,
-        recorded=recorded,
+        duration_ms=round(attempt.duration / _MILLISECOND, 1),
+        verdict=recorded.verdict.status.value,
+        recorded=recorded.is_stored,
     )
 
 

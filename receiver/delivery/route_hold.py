@@ -28,7 +28,7 @@ def next_route_state(
         case Accepted() if route.held_by is HeldBy.FAILURES:
             return release(route, now=now)
         case Accepted():
-            return replace(route, failures=0, failing=frozenset(), rejected=frozenset())
+            return _without_failures(route)
         case Refused(hold=False):
             return _schedule_probe(route, None, started_at=started_at, now=now)
         case Refused(reason=reason):
@@ -43,6 +43,12 @@ def next_route_state(
             if route.failures >= HOLD_AFTER and len(failing) >= HOLD_DELIVERIES:
                 route = _hold_for_failures(route, reason, now=now)
             return _schedule_probe(route, retry_after, started_at=started_at, now=now)
+
+
+def _without_failures(route: RouteState) -> RouteState:
+    if not (route.failures or route.failing or route.rejected):
+        return route
+    return replace(route, failures=0, failing=frozenset(), rejected=frozenset())
 
 
 def _with(ids: frozenset[str], delivery_id: str, *, limit: int) -> frozenset[str]:

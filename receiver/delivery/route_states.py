@@ -121,8 +121,8 @@ class RouteStates:
     ) -> tuple[Verdict, bool]:
         verdict = decide(before)
         deaths = list(self._death_alerts(claimed, attempt, outcome, verdict))
-        alerts = [*self._route_alerts(before, after, attempt), *deaths]
         changed = None if after == before else after
+        alerts = deaths if changed is None else [*self._route_alerts(before, after, attempt), *deaths]
         recorded = await self._queue.record_attempt(attempt, verdict, claim=claim, route=changed, alerts=alerts)
         if not recorded:
             return verdict, False
