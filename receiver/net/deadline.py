@@ -20,7 +20,7 @@ class Deadline:
         self._is_over = False
 
     def __enter__(self) -> Self:
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         if task is None:
             raise RuntimeError("A deadline needs a running task.")
         self._task, self._cancelled_before = task, task.cancelling()
