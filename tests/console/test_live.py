@@ -119,6 +119,7 @@ async def test_a_page_goes_live_although_an_extension_is_loaded_late(visitor: Wa
 
 async def test_a_page_shows_that_the_service_is_down_and_reconnects(visitor: Watched, receiver: Receiver) -> None:
     page = visitor.page
+    await visitor.open("/console")
     await expect(page.locator("#follow-state")).to_have_text("Live")
 
     receiver.kill()

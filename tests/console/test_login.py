@@ -1,7 +1,7 @@
 """How a person gets into the console, and how not."""
 
 import pytest
-from console.pages import log_in
+from console.pages import fill_in_login
 from harness.browser import Watched
 from harness.web_app import READ_TOKEN, TOKEN, WebApp
 
@@ -30,6 +30,6 @@ async def test_a_one_time_link_logs_in_once(visitor: Watched, web: WebApp) -> No
 
 
 async def test_a_reader_sees_that_it_cannot_act(visitor: Watched) -> None:
-    await log_in(visitor, READ_TOKEN)
+    await fill_in_login(visitor, READ_TOKEN)
 
     assert "read only" in await visitor.page.inner_text("header")

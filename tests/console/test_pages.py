@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 import pytest_asyncio
 from axe_playwright_python.base import AXE_FILE_PATH
-from console.pages import HOSTILE, add_results, fill, log_in
+from console.pages import HOSTILE, add_results, fill, fill_in_login, log_in
 from harness.browser import a_page
 from harness.listeners import serving
 from harness.web_app import READ_TOKEN, WebApp, a_web_app
@@ -66,8 +66,8 @@ async def violations(page: Page) -> list[str]:
         await page.set_viewport_size({"width": width, "height": 800})
         for scheme in SCHEMES:
             await page.emulate_media(color_scheme=scheme)
-            report = await page.evaluate("options => axe.run(options)", AXE_OPTIONS)
-            found += [f"{scheme} {width} {each['id']}: {each['nodes'][0]['html']}" for each in report["violations"]]
+            violated = await page.evaluate("async options => (await axe.run(options)).violations", AXE_OPTIONS)
+            found += [f"{scheme} {width} {each['id']}: {each['nodes'][0]['html']}" for each in violated]
         if await page.evaluate("document.documentElement.scrollWidth > innerWidth"):
             found.append(f"wider than {width}")
     return found
@@ -99,7 +99,7 @@ async def test_every_page_is_accessible_in_each_scheme_and_width(browser: Browse
 
 async def test_every_page_is_usable_without_javascript(browser: Browser, shown: Shown) -> None:
     async with a_page(browser, shown.origin, java_script_enabled=False) as visitor:
-        await log_in(visitor)
+        await fill_in_login(visitor)
         for path in shown.paths.values():
             await visitor.open(path)
             assert await visitor.page.locator("main h1").count() == 1, path

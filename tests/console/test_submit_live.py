@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from console.pages import log_in
+from console.pages import fill_in_login
 from harness.browser import a_page
 from harness.running_service import a_config, a_kling, a_receiver
 from harness.waiting import wait_until
@@ -31,7 +31,7 @@ async def test_a_job_is_submitted_by_the_form_and_watched_until_its_thumbnail(br
         a_page(browser, receiver.admin) as visitor,
     ):
         page = visitor.page
-        await log_in(visitor, receiver.token)
+        await fill_in_login(visitor, receiver.token)
         await page.get_by_role("navigation", name="Pages").get_by_role("link", name="Submit").click()
         await page.get_by_label("Pictures", exact=False).first.set_input_files(picture)
         await page.get_by_label("Prompt", exact=True).fill("a lighthouse at dusk")

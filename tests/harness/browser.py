@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Request, async_playwright, expect
 
@@ -19,6 +20,8 @@ _ARGUMENTS = (
     "--disable-sync",
     "--force-prefers-reduced-motion",
 )
+
+_unused_contexts: WeakKeyDictionary[Browser, dict[str, list[BrowserContext]]] = WeakKeyDictionary()
 
 expect.set_options(timeout=_TIMEOUT_MS)
 
@@ -59,16 +62,33 @@ class Watched:
 @contextlib.asynccontextmanager
 async def a_page(browser: Browser, origin: str, **options: Any) -> AsyncIterator[Watched]:
     """Open a page without cookies. At the end it has sent nothing to another host, and has no error on its console."""
-    context: BrowserContext = await browser.new_context(**{"reduced_motion": "reduce", **options})
-    page = await context.new_page()
-    watched = Watched(page=page, origin=origin)
-    context.on("request", watched.see_request)
-    page.on("console", watched.record)
-    page.on("pageerror", lambda error: watched.complaints.append(f"error: {error}"))
-    page.set_default_timeout(_TIMEOUT_MS)
-    try:
+    async with _a_context(browser, {"reduced_motion": "reduce", **options}) as context:
+        page = await context.new_page()
+        watched = Watched(page=page, origin=origin)
+        context.on("request", watched.see_request)
+        page.on("console", watched.record)
+        page.on("pageerror", lambda error: watched.complaints.append(f"error: {error}"))
+        page.set_default_timeout(_TIMEOUT_MS)
         yield watched
+        context.remove_listener("request", watched.see_request)
         assert watched.foreign == []
         assert watched.complaints == []
-    finally:
+
+
+@contextlib.asynccontextmanager
+async def _a_context(browser: Browser, options: dict[str, Any]) -> AsyncIterator[BrowserContext]:
+    """Lend a context without pages and cookies. A new one costs a second of CPU, so the next test gets the same one.
+
+    A context whose test has failed is closed.
+    """
+    unused = _unused_contexts.setdefault(browser, {}).setdefault(repr(options), [])
+    context = unused.pop() if unused else await browser.new_context(**options)
+    try:
+        yield context
+    except BaseException:
         await context.close()
+        raise
+    for page in context.pages:
+        await page.close()
+    await context.clear_cookies()
+    unused.append(context)
