@@ -8,6 +8,7 @@ from typing import TypeAlias
 import pytest
 from harness.clock import FakeClock
 from harness.factories import a_task, an_event
+from harness.sqlite_template import open_store
 from harness.waiting import wait_until
 
 from receiver.archive.deletion import TaskDeleter
@@ -47,7 +48,7 @@ class Previews:
 
 @pytest.fixture
 async def store(tmp_path: Path) -> Opened:
-    return contextlib.aclosing(await SqliteStore.open(tmp_path / "receiver.db"))
+    return contextlib.aclosing(await open_store(tmp_path / "receiver.db"))
 
 
 async def add_archived_task(store: SqliteStore, folder: Path) -> Path:

@@ -16,10 +16,10 @@ from chaos.strace import attach, requires_strace
 from harness.factories import a_task
 from harness.raw_http import http_request, wait_until_answered
 from harness.running_service import Receiver, a_config, a_push_body, a_receiver, create_callback_url
+from harness.sqlite_template import open_store
 
 from receiver.domain.errors import StoreUnavailable
 from receiver.store.sqlite import maintenance
-from receiver.store.sqlite.store import SqliteStore
 
 CONFIG = a_config("http://127.0.0.1:9")
 SMALL = 64 * 1024
@@ -111,7 +111,7 @@ async def test_a_start_at_the_limit_refuses_requests_and_resumes_by_itself(tmp_p
 
 
 async def test_a_backup_over_the_file_size_limit_does_not_break_the_store(tmp_path: Path) -> None:
-    store = await SqliteStore.open(tmp_path / "receiver.db")
+    store = await open_store(tmp_path / "receiver.db")
     await store.tasks.add(a_task(), b"")
     await store.aclose()
 

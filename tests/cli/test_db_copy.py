@@ -8,17 +8,17 @@ from cli.conftest import write_config
 from harness.full_store import fill_every_table
 from harness.ports import free_port
 from harness.postgres import PASSWORD, PostgresServer
+from harness.sqlite_template import open_store
 
 from receiver.cli import main
 from receiver.store import databases
-from receiver.store.sqlite.store import SqliteStore
 
 
 @pytest.fixture
 async def config(tmp_path: Path) -> Path:
     """The configuration of a stopped service whose store has rows in every table."""
     config = write_config(tmp_path, free_port())
-    store = await SqliteStore.open(tmp_path / "receiver.db")
+    store = await open_store(tmp_path / "receiver.db")
     await fill_every_table(store)
     await store.aclose()
     return config

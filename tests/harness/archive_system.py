@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from harness.clock import FakeClock
 from harness.factories import a_status_report, a_task
 from harness.http_peers import Handler, Peer, http_peer, respond_with, response
+from harness.sqlite_template import open_store
 from harness.stored_events import check_stored_events
 from harness.waiting import wait_until
 
@@ -187,7 +188,7 @@ class FakeUrlRefresher:
 @contextlib.asynccontextmanager
 async def an_archive_system(folder: Path) -> AsyncIterator[ArchiveSystem]:
     """Open an archive system on a new store."""
-    store = await SqliteStore.open(folder / "receiver.db")
+    store = await open_store(folder / "receiver.db")
     system = ArchiveSystem(store, folder)
     yield system
     await system.shut_down()

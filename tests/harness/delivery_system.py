@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.clock import FakeClock
 from harness.factories import a_task, an_event
+from harness.sqlite_template import open_store
 from harness.stored_events import check_stored_events
 from harness.waiting import wait_until
 
@@ -27,13 +28,13 @@ from receiver.service.context import make_context
 from receiver.service.wiring import build_deliveries
 from receiver.settings import RouteSettings, Settings, WebhookSettings
 from receiver.store.interfaces import ById, Change, DeliveryQueue, DeliveryView
-from receiver.store.sqlite.store import SqliteStore
 from receiver.tracking.notifications import notify_workers
 
 if TYPE_CHECKING:
     from receiver.delivery.dispatcher import Dispatcher
     from receiver.delivery.replay import ReplayService
     from receiver.delivery.route_states import RouteStates
+    from receiver.store.sqlite.store import SqliteStore
 
 SCHEDULE = [timedelta(seconds=seconds) for seconds in (5, 30, 120, 600, 1800, 3600)]
 FAILED = Failed(reason="500: it has trouble.", code=500)
@@ -153,7 +154,7 @@ class DeliverySystem:
         wrap_queue: Callable[[DeliveryQueue], DeliveryQueue] = lambda queue: queue,
     ) -> None:
         """Open the store and start, like a new process. *wrap_queue* may wrap the dispatcher's queue."""
-        self.store = await SqliteStore.open(self._path, clock=self.clock)
+        self.store = await open_store(self._path, clock=self.clock)
         queue = wrap_queue(self.store.deliveries)
         kling: Any = None  # deliveries need no Kling
         context = make_context(

@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.clock import FakeClock
 from harness.factories import a_delivery, a_push, a_task, an_event
+from harness.sqlite_template import open_store
 from harness.store_fixtures import AnyStore
 
 from receiver.domain.clock import Ids
@@ -27,7 +28,6 @@ from receiver.domain.model import (
 from receiver.service.retention import Retention
 from receiver.settings import RetentionSettings
 from receiver.store.interfaces import ById, Change
-from receiver.store.sqlite.store import SqliteStore
 
 DAY = timedelta(days=1)
 SETTINGS = RetentionSettings(events=90 * DAY, bodies=30 * DAY)
@@ -109,6 +109,6 @@ class RetentionSystem:
 
 @contextlib.asynccontextmanager
 async def a_retention_system(path: Path) -> AsyncIterator[RetentionSystem]:
-    system = RetentionSystem(await SqliteStore.open(path), path)
+    system = RetentionSystem(await open_store(path), path)
     yield system
     await system.store.aclose()

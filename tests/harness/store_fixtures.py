@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
+from harness.sqlite_template import open_store
 
 from receiver.store.postgres.database import Address
 from receiver.store.postgres.store import PostgresStore
@@ -18,7 +19,7 @@ AnyStore: TypeAlias = SqliteStore | PostgresStore
 def open_any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Awaitable[AnyStore]]:
     """Opens the same store each time it is called."""
     if request.param == "sqlite":
-        return lambda: SqliteStore.open(tmp_path / "receiver.db")
+        return lambda: open_store(tmp_path / "receiver.db")
     address = Address(url=request.getfixturevalue("postgres_url"))
     return lambda: PostgresStore.open(address)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from harness.clock import START, FakeClock
 from harness.fake_kling import FakeKling
+from harness.sqlite_template import open_store
 from harness.stored_events import check_stored_events
 
 from receiver.domain.clock import Ids
@@ -100,7 +101,7 @@ class TaskSystem:
     async def settle(self) -> None:
         """Wait until all work that is due now is done."""
         quiet = 0
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while quiet < 3:
                 await asyncio.sleep(0.0005)
                 for work in self._workers:
@@ -185,7 +186,7 @@ async def a_task_system(
     if kling_settings is not None:
         changes["kling"] = kling_settings
     clock = clock or IdleClock()
-    store = await SqliteStore.open(folder / "receiver.db")
+    store = await open_store(folder / "receiver.db")
     async with contextlib.aclosing(store):
         newest = await store.newest_id()
         yield TaskSystem(store, kling or FakeKling(clock), a_configuration(**changes), clock, newest_id=newest)

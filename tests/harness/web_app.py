@@ -12,6 +12,7 @@ import httpx2 as httpx
 from harness.archived_results import running_previews
 from harness.clock import FakeClock
 from harness.http_client import plain_http
+from harness.sqlite_template import open_store
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -111,7 +112,7 @@ async def a_web_app(serve: Serve, folder: Path) -> AsyncIterator[WebApp]:
 
     async with AsyncExitStack() as stack:
         metrics = Metrics(["publish"])
-        store = await SqliteStore.open(folder / "receiver.db", clock=clock, metrics=metrics)
+        store = await open_store(folder / "receiver.db", clock=clock, metrics=metrics)
         stack.push_async_callback(store.aclose)
         http_client = HttpClient(user_agent="kling-receiver/test")
         stack.push_async_callback(http_client.aclose)

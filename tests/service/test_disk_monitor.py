@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from harness.clock import FakeClock
 from harness.factories import a_task
+from harness.sqlite_template import open_store
 
 from receiver.domain.clock import Ids
 from receiver.domain.errors import StoreUnavailable
@@ -30,7 +31,7 @@ class FakeDisk:
     @asynccontextmanager
     async def monitored_store(self, path: Path) -> AsyncIterator[tuple[SqliteStore, HealthAlerts, DiskMonitor]]:
         """Open the store, as at a start, with a watch over its disk."""
-        store = await SqliteStore.open(path, free=lambda _: self.free_bytes)
+        store = await open_store(path, free=lambda _: self.free_bytes)
         async with aclosing(store):
             ids = Ids(self.clock, after=await store.newest_id())
             announcer = EventFactory(compile_routes([]), ids)

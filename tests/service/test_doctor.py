@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from harness.clock import START, FakeClock
 from harness.factories import a_delivery, an_event, at
+from harness.sqlite_template import open_store
 
 from receiver.domain.errors import NoResponse, StoreUnavailable
 from receiver.domain.model import DeliveryStatus, Event
@@ -142,7 +143,7 @@ def test_an_old_running_version_and_an_unready_service_are_named(tmp_path: Path)
 
 @pytest.fixture
 async def filled(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    opened = await SqliteStore.open(tmp_path / "receiver.db", clock=FakeClock())
+    opened = await open_store(tmp_path / "receiver.db", clock=FakeClock())
     yield opened
     await opened.aclose()
 

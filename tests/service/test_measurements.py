@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from harness.sqlite_template import open_store
 
 from receiver.domain.clock import SystemClock
 from receiver.domain.metrics import Metrics
@@ -17,7 +18,7 @@ from receiver.store.sqlite.store import SqliteStore
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    opened = await SqliteStore.open(tmp_path / "receiver.db")
+    opened = await open_store(tmp_path / "receiver.db")
     yield opened
     await opened.aclose()
 
@@ -70,7 +71,7 @@ async def test_the_total_continues_when_the_counting_node_changes(
 
 async def test_a_measurement_is_stored_once_the_store_can_write_again(tmp_path: Path) -> None:
     free = 0
-    store = await SqliteStore.open(tmp_path / "receiver.db", free=lambda _: free)
+    store = await open_store(tmp_path / "receiver.db", free=lambda _: free)
     measuring = MissedCallbacks(store.totals, count=lambda: 4, clock=SystemClock())
     await measuring.store()
     before = await missed(store)

@@ -9,6 +9,7 @@ import pytest
 from harness.factories import a_task
 from harness.fake_inbox import TOKEN, FakeInbox
 from harness.logs import capture_logs
+from harness.sqlite_template import open_store
 from opentelemetry.sdk.trace import TracerProvider
 
 from receiver.domain.clock import token_hash
@@ -35,7 +36,7 @@ class Absent:
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    store = await SqliteStore.open(tmp_path / "receiver.db")
+    store = await open_store(tmp_path / "receiver.db")
     async with aclosing(store):
         yield store
 

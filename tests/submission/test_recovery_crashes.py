@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from harness.fake_kling import FakeKling, no_response, refusal
+from harness.sqlite_template import open_store
 from harness.submitted_tasks import CERTAIN_AFTER, submit_by_gateway
 from harness.task_system import IdleClock, TaskSystem, a_configuration, a_task_system
 from harness.waiting import wait_until
 
 from receiver.domain.errors import KlingError
 from receiver.domain.model import TaskState
-from receiver.store.sqlite.store import SqliteStore
 from receiver.store.sqlite.tasks import SqliteTaskStore
 
 # -- a crash at every step
@@ -67,7 +67,7 @@ class CrashCounter:
 async def a_crashing_system(
     folder: Path, kling: FakeKling, clock: IdleClock, counter: CrashCounter
 ) -> AsyncIterator[TaskSystem]:
-    store = await SqliteStore.open(folder / "receiver.db")
+    store = await open_store(folder / "receiver.db")
     async with contextlib.aclosing(store):
         yield TaskSystem(CrashingProxy(store, counter), CrashingProxy(kling, counter), a_configuration(), clock)  # type: ignore[arg-type] # it is one
 

@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from harness.clock import START, FakeClock
 from harness.factories import a_task, an_event
+from harness.sqlite_template import open_store
 
 from receiver.domain.clock import Ids
 from receiver.domain.costs import Cost, CostGrouping
@@ -131,7 +132,7 @@ class World:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with contextlib.aclosing(await SqliteStore.open(tmp_path / "receiver.db")) as store:
+    async with contextlib.aclosing(await open_store(tmp_path / "receiver.db")) as store:
         yield World(store)
 
 
@@ -172,7 +173,7 @@ async def test_a_month_of_bills_shows_each_missing_foreign_and_differing_task(wo
 
 
 async def test_the_ledger_of_money_corrects_the_unit_of_stored_costs(tmp_path: Path) -> None:
-    async with contextlib.aclosing(await SqliteStore.open(tmp_path / "receiver.db")) as store:
+    async with contextlib.aclosing(await open_store(tmp_path / "receiver.db")) as store:
         world = World(store, postpaid=True)
         world.charge(await world.finish(amount="0.14"))
         world.clock.advance(DAY)
