@@ -1,7 +1,5 @@
 """A task is deleted with everything about it or not at all; its costs stay in the sums."""
 
-import shutil
-import signal
 import sqlite3
 from contextlib import closing
 from decimal import Decimal
@@ -23,30 +21,47 @@ from receiver.store.interfaces import ArchiveUpdate, ById, Change, StoredTask
 
 TABLES = ("tasks", "intents", "request_digests", "costs", "pushes", "events", "deliveries", "attempts", "assets")
 ACTION = AuditEntry(at=START, actor="anna", verb="task.deleted", subject="tsk_1", reason="a customer's wish")
-KILL_AT = """
-import os, pathlib, sys
+KILL_AT_EACH = """
+import os, pathlib, shutil, sys
 from datetime import UTC, datetime
 from receiver.domain.audit import AuditEntry
 from receiver.store.calls import DeleteCall
 from receiver.store.sqlite import deletions
 from receiver.store.sqlite.database import connect_writer
 
-connection, count = connect_writer(pathlib.Path(sys.argv[1])), 0
+def delete(victim, fatal):
+    connection, count = connect_writer(victim), 0
 
-def trace(_):
-    global count
-    count += 1
-    if count == %d:
-        os.kill(os.getpid(), 9)
+    def trace(_):
+        nonlocal count
+        count += 1
+        if count == fatal:
+            os.kill(os.getpid(), 9)
 
-connection.set_trace_callback(trace)
-call = DeleteCall(
-    task_id="tsk_1", check=lambda _: None, places=lambda stored: stored.files,
-    action=AuditEntry(at=datetime.now(UTC), actor="anna", verb="task.deleted", subject="tsk_1"),
-)
-connection.execute("BEGIN IMMEDIATE")
-deletions._DELETE.write(connection, [call])
-connection.execute("COMMIT")
+    connection.set_trace_callback(trace)
+    call = DeleteCall(
+        task_id="tsk_1", check=lambda _: None, places=lambda stored: stored.files,
+        action=AuditEntry(at=datetime.now(UTC), actor="anna", verb="task.deleted", subject="tsk_1"),
+    )
+    connection.execute("BEGIN IMMEDIATE")
+    deletions._DELETE.write(connection, [call])
+    connection.execute("COMMIT")
+    os._exit(0)
+
+path, number, code = pathlib.Path(sys.argv[1]), 0, -9
+while code == -9:
+    number += 1
+    victim = path.with_name(f"{number}.db")
+    shutil.copy(path, victim)
+    child = os.fork()
+    if child == 0:
+        delete(victim, number)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+sys.exit(code)
+"""
+"""Kills a process at the first statement of a deletion, the next one at the second, until one completes.
+
+Each deletes in a copy of the store that is named after the statement. They are forks, because only they are killed.
 """
 
 
@@ -206,21 +221,19 @@ async def test_an_attempt_in_flight_is_not_recorded_for_a_deleted_delivery(store
     assert not await store.deliveries.record_attempt(made, verdict, claim="c2")
 
 
-async def test_a_kill_at_any_statement_leaves_the_task_whole_or_deleted(path: Path, tmp_path: Path) -> None:
+async def test_a_kill_at_any_statement_leaves_the_task_whole_or_deleted(path: Path) -> None:
     async with a_sqlite_store(path) as store:
         await fill(store)
-    whole, deleted, code, number = counts(path), dict.fromkeys(TABLES, 1), -signal.SIGKILL, 0
-    while code == -signal.SIGKILL:
-        number += 1
-        victim = tmp_path / f"{number}.db"
-        shutil.copy(path, victim)
+    whole, deleted = counts(path), dict.fromkeys(TABLES, 1)
 
-        code = run_code(KILL_AT % number, victim)
+    assert run_code(KILL_AT_EACH, path) == 0
 
+    victims = sorted(path.parent.glob("[0-9]*.db"), key=lambda victim: int(victim.stem))
+    for victim in victims:
+        is_deleted = victim == victims[-1]
         left = counts(victim)
         with closing(sqlite3.connect(victim)) as connection:
             planned = connection.execute("SELECT COUNT(*) FROM removals").fetchone()[0]
-        assert left == (deleted if code == 0 else whole), number
-        assert planned == (1 if code == 0 else 0)
-    assert code == 0
-    assert number > 8
+        assert left == (deleted if is_deleted else whole), victim.stem
+        assert planned == (1 if is_deleted else 0), victim.stem
+    assert len(victims) > 8
