@@ -7,6 +7,7 @@ import asyncio
 import json
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import archive_system
@@ -41,11 +42,11 @@ class SlowKling(FakeKling):
         self.max_blocked = 0
 
     async def create(
-        self, endpoint: str, content: bytes, *, pass_through: PassThrough = NO_PASS_THROUGH
+        self, endpoint: str, content: bytes, *, pass_through: PassThrough = NO_PASS_THROUGH, **more: Any
     ) -> KlingResponse:
         self.calls += 1
         await self.create_opened.wait()
-        return await super().create(endpoint, content, pass_through=pass_through)
+        return await super().create(endpoint, content, pass_through=pass_through, **more)
 
     async def query(self, endpoint: str, task_id: str) -> KlingResponse:
         await self._wait_for(self.query_opened)

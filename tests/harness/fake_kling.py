@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -68,8 +68,8 @@ class FakeKling:
     although the call fails. ``query_fault`` and ``lookup_fault`` apply to every call while set. ``slot_limit`` is the
     number of slots (0: unlimited); a body takes ``n`` slots if ``counts_images``. ``query_batches`` holds the ids of
     each query, ``queries`` each id with its time. ``drops_external_ids`` simulates a gateway that loses external ids.
-    ``create_gate`` blocks creates until it is set; ``blocked`` is the number of queries and lookups that a test's own
-    subclass keeps waiting.
+    ``on_open`` is called while the connection for a create is opened. ``create_gate`` blocks creates until it is set;
+    ``blocked`` is the number of queries and lookups that a test's own subclass keeps waiting.
     """
 
     def __init__(self, clock: FakeClock) -> None:
@@ -90,6 +90,7 @@ class FakeKling:
         self.slot_limit = 0
         self.counts_images = False
         self.create_gate: asyncio.Event | None = None
+        self.on_open: Callable[[], None] = lambda: None
         self.blocked = 0
         self.in_flight = 0
         self.max_in_flight = 0
@@ -123,10 +124,18 @@ class FakeKling:
         return task.status_body()
 
     async def create(
-        self, endpoint: str, content: bytes, *, pass_through: PassThrough = NO_PASS_THROUGH
+        self,
+        endpoint: str,
+        content: bytes,
+        *,
+        pass_through: PassThrough = NO_PASS_THROUGH,
+        before_send: Callable[[], Awaitable[None]] | None = None,
     ) -> KlingResponse:
         """Create a task."""
         del endpoint, pass_through
+        self.on_open()
+        if before_send is not None:
+            await before_send()
         printed = json.loads(content)
         self.create_ids.append(printed.get("options", printed).get("external_task_id", ""))
         self.created_at.append(self.clock.now())

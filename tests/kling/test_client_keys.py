@@ -18,6 +18,7 @@ from harness.scripted_kling import (
 )
 
 from receiver.domain.errors import (
+    KlingUnreachable,
     TokenRejected,
 )
 from receiver.domain.model import Json
@@ -68,6 +69,22 @@ async def test_a_rejected_token_is_renewed_once(code: int) -> None:
     first, second = server.requests
     assert first.body == second.body == b'{"n": 1}'
     assert _token(second)["claims"]["exp"] == _token(first)["claims"]["exp"] + 1
+
+
+@pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
+async def test_a_create_is_not_repeated_with_a_new_token_once_the_check_before_it_fails() -> None:
+    checks = iter([None, KlingUnreachable("Another node submits tasks now.")])
+
+    async def check() -> None:
+        if (error := next(checks)) is not None:
+            raise error
+
+    expired = ScriptedAnswer(document={"code": 1004}, status=401)
+    async with a_scripted_server(expired) as server, a_client(server.url, clock=FakeClock(), pair=True) as kling:
+        with pytest.raises(KlingUnreachable, match="Another node"):
+            await kling.create(ENDPOINT, b"{}", before_send=check)
+
+    assert len(server.requests) == 1
 
 
 @pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")

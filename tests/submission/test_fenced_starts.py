@@ -1,15 +1,14 @@
 """Starts of creates with a fence: a process whose lease another one has taken stores and sends nothing."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.fake_kling import FakeKling
 from harness.submitted_tasks import only_task
-from harness.task_system import ENDPOINT, JOB, IdleClock, TaskSystem, a_task_system
+from harness.task_system import ENDPOINT, JOB, TaskSystem, a_task_system
 from harness.waiting import wait_until
 from submission.test_lost_duty import begin
 
@@ -18,7 +17,6 @@ from receiver.domain.errors import DutyLost, KlingUnreachable
 from receiver.domain.model import Task, TaskState
 from receiver.kling import endpoints
 from receiver.kling.client import KlingResponse
-from receiver.kling.pass_through import NO_PASS_THROUGH, PassThrough
 from receiver.settings import KlingSettings
 from receiver.store.interfaces import ApplyCall, Change
 from receiver.submission.request import SubmitRequest
@@ -50,31 +48,10 @@ class LeaseStore:
         return await self._store.add(task, intent, **more)  # type: ignore[no-any-return]  # the real store's
 
 
-class OpeningKling(FakeKling):
-    """A Kling to which a connection is opened for each create; ``on_open`` is what happens meanwhile."""
-
-    on_open: Callable[[], None] = staticmethod(lambda: None)
-
-    async def create(
-        self,
-        endpoint: str,
-        content: bytes,
-        *,
-        pass_through: PassThrough = NO_PASS_THROUGH,
-        before_send: Callable[[], Awaitable[None]] | None = None,
-    ) -> KlingResponse:
-        self.on_open()
-        if before_send is not None:
-            await before_send()
-        return await super().create(endpoint, content, pass_through=pass_through)
-
-
 @asynccontextmanager
 async def a_node(folder: Path, **settings: Any) -> AsyncIterator[tuple[TaskSystem, LeaseStore, Tenure]]:
     """A task system that holds the first lease on sending."""
-    clock = IdleClock()
-    kling = OpeningKling(clock)
-    async with a_task_system(folder, kling=kling, clock=clock, kling_settings=KlingSettings(**settings)) as system:
+    async with a_task_system(folder, kling_settings=KlingSettings(**settings)) as system:
         store, tenure = LeaseStore(system.store.tasks), Tenure(system.clock.monotonic)
         tenure.begin(Duty.KLING, "a-1", 1)
         tenure.extend(LONG)

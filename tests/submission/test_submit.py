@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness.factories import a_task
@@ -190,10 +191,11 @@ async def test_an_answer_without_an_id_causes_a_lookup(tmp_path: Path) -> None:
 
     class Nameless(FakeKling):
         async def create(
-            self, endpoint: str, content: bytes, *, pass_through: PassThrough = NO_PASS_THROUGH
+            self, endpoint: str, content: bytes, *, pass_through: PassThrough = NO_PASS_THROUGH, **more: Any
         ) -> KlingResponse:
             return replace(
-                await super().create(endpoint, content, pass_through=pass_through), report=StatusReport(state=None)
+                await super().create(endpoint, content, pass_through=pass_through, **more),
+                report=StatusReport(state=None),
             )
 
     async with a_task_system(tmp_path, kling=Nameless(clock), clock=clock) as system, system.running():

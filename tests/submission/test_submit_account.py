@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness.clock import FakeClock
@@ -30,10 +31,10 @@ class RefusingKling(FakeKling):
         self.refuses = refuses
 
     async def create(
-        self, endpoint: str, content: bytes, *, pass_through: PassThrough = NO_PASS_THROUGH
+        self, endpoint: str, content: bytes, *, pass_through: PassThrough = NO_PASS_THROUGH, **more: Any
     ) -> KlingResponse:
         self.create_fault = self.error if self.refuses(endpoint, json.loads(content)) else None
-        return await super().create(endpoint, content, pass_through=pass_through)
+        return await super().create(endpoint, content, pass_through=pass_through, **more)
 
 
 @contextlib.asynccontextmanager

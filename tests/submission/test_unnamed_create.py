@@ -29,9 +29,9 @@ class SynchronousKling(FakeKling):
         self.body = body
 
     async def create(
-        self, endpoint: str, content: bytes, *, pass_through: PassThrough = NO_PASS_THROUGH
+        self, endpoint: str, content: bytes, *, pass_through: PassThrough = NO_PASS_THROUGH, **more: Any
     ) -> KlingResponse:
-        del endpoint, pass_through
+        del endpoint, pass_through, more
         self.create_ids.append(json.loads(content)["external_task_id"])
         self.last = content
         if self.create_fault is not None:
@@ -119,11 +119,11 @@ async def test_a_callback_after_an_unnamed_answer_counts(tmp_path: Path) -> None
 async def test_a_callback_before_an_unnamed_answer_names_the_task(tmp_path: Path) -> None:
     class Hasty(SynchronousKling):
         async def create(
-            self, endpoint: str, content: bytes, *, pass_through: PassThrough = NO_PASS_THROUGH
+            self, endpoint: str, content: bytes, *, pass_through: PassThrough = NO_PASS_THROUGH, **more: Any
         ) -> KlingResponse:
             kling_task = self.add_task(content)
             await system.push(kling_task.token, self.processing_body(kling_task))
-            return await super().create(endpoint, content, pass_through=pass_through)
+            return await super().create(endpoint, content, pass_through=pass_through, **more)
 
         def processing_body(self, kling_task: KlingTask) -> bytes:
             kling_task.status = "processing"
