@@ -7,21 +7,30 @@ from typing import Any
 
 import asyncpg
 
-from receiver.store.packing import unpack
+from receiver.store.packing import unpack, unpack_event
 
 _PACKED = re.compile(r"UNPACK\((\S+?)\)")
 _UNPACKED = "unpacked"
+_ENVELOPE = re.compile(r"ENVELOPE\((\S+?), (\S+?)\)")
+_UNPACKED_ENVELOPE = "unpacked_envelope"
 
 
 async def fetch_rows(
     connection: "asyncpg.Connection[asyncpg.Record]", statement: str, *values: object
 ) -> list[tuple[Any, ...]]:
-    """Read rows with ``?`` for each value, and ``UNPACK`` for the JSON of an event or a push."""
+    """Read rows with ``?`` for each value, ``UNPACK`` for the JSON of a push, and ``ENVELOPE`` for that of an event."""
     text = _PACKED.sub(rf"\1 AS {_UNPACKED}", statement)
+    text = _ENVELOPE.sub(rf"ARRAY[\1, \2] AS {_UNPACKED_ENVELOPE}", text)
     for number in range(1, text.count("?") + 1):
         text = text.replace("?", f"${number}", 1)
     rows = await connection.fetch(text, *values)
-    return [tuple(unpack(value) if name == _UNPACKED else value for name, value in row.items()) for row in rows]
+    return [tuple(_unpacked(name, value) for name, value in row.items()) for row in rows]
+
+
+def _unpacked(column: str, value: Any) -> Any:
+    if column == _UNPACKED_ENVELOPE:
+        return unpack_event(*value)[0]
+    return unpack(value) if column == _UNPACKED else value
 
 
 def read_rows(url: str, statement: str, *values: object) -> list[tuple[Any, ...]]:
