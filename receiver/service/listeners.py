@@ -3,6 +3,7 @@
 A request in flight finishes with the app that it began with.
 """
 
+import asyncio
 import socket
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -65,6 +66,7 @@ class Listeners:
         self._results = results
         self._reloader = reloader
         self._probes = ProbeRegistry(clock=context.clock)
+        self._tokens, self._revoked = _tokens(context.settings), asyncio.Event()
         self._diagnose = diagnosis(readiness, started_at=context.clock.now())
         public, admin = self._apps(context.settings)
         limits = ConnectionLimits(proxies=TrustedProxies(context.settings.public.proxies))
@@ -73,7 +75,10 @@ class Listeners:
         self.admin = _listener("admin", admin, listen["admin"], sockets, _ADMIN_LIMITS)
 
     def apply(self, settings: Settings) -> None:
-        """Answer later requests by *settings*."""
+        """Answer later requests by *settings*. If a token changes, open streams end."""
+        if (tokens := _tokens(settings)) != self._tokens:
+            self._revoked.set()
+            self._tokens, self._revoked = tokens, asyncio.Event()
         self.public.app, self.admin.app = self._apps(settings)
 
     def _apps(self, settings: Settings) -> tuple[ASGIApp, ASGIApp]:
@@ -111,8 +116,13 @@ class Listeners:
             listen=settings.admin.listen,
             hosts=settings.admin.hosts,
             named_tokens=settings.admin.tokens,
+            revoked=self._revoked,
         )
         return public, context.tracing.submits(admin)
+
+
+def _tokens(settings: Settings) -> object:
+    return admin_token(settings), settings.admin.read_token, settings.admin.tokens
 
 
 def _public_hosts(settings: Settings) -> AllowedHosts | None:

@@ -101,13 +101,14 @@ def admin_app(
     listen: Address,
     hosts: Collection[str] = (),
     named_tokens: Mapping[str, Secret] = MappingProxyType({}),
+    revoked: asyncio.Event | None = None,
     extra_routes: Sequence[BaseRoute] = (),
 ) -> Starlette:
     """Create the app of the admin listener.
 
     *hosts* are allowed host names in addition to its own address and this machine's names.
-    *named_tokens* are valid too, each under its name in the audit log. *extra_routes* are
-    further pages; they need the token too.
+    *named_tokens* are valid too, each under its name in the audit log. *revoked* ends open
+    streams when it is set. *extra_routes* are further pages; they need the token too.
     """
     credentials = Credentials(token=token, read_token=read_token, named_tokens=named_tokens)
     console = Console(services, _route_api(services), credentials)
@@ -117,7 +118,7 @@ def admin_app(
             Middleware(ErrorBoundary, render=partial(_render_error, console)),
             Middleware(KeyPairTokens, tokens=[token, *named_tokens.values(), *([read_token] if read_token else [])]),
             Middleware(NamedTokens, tokens=named_tokens, token=token),
-            Middleware(TokenAuth, token=token, read_token=read_token, listen=listen, hosts=hosts),
+            Middleware(TokenAuth, token=token, read_token=read_token, listen=listen, hosts=hosts, revoked=revoked),
             Middleware(SessionAuth, gate=console.gate),
         ],
         exception_handlers={HTTPException: partial(_http_error, console)},

@@ -1,5 +1,6 @@
 """Authentication of the admin listener: the admin token or the read token, and an allowed host name."""
 
+import asyncio
 import hmac
 from collections.abc import Collection
 from http import HTTPStatus
@@ -12,6 +13,7 @@ from receiver.domain.secret import Secret
 from receiver.settings import Address
 from receiver.web.console.gate import TOKEN_ROLE, is_visit
 from receiver.web.server.allowed_hosts import AllowedHosts, is_loopback, misdirected
+from receiver.web.server.listener import REVOKED
 from receiver.web.server.problems import Problem
 
 PUBLIC_PATHS = frozenset({"/healthz", "/readyz"})
@@ -40,8 +42,11 @@ class TokenAuth:
         read_token: Secret | None = None,
         listen: Address,
         hosts: Collection[str] = (),
+        revoked: asyncio.Event | None = None,
     ) -> None:
+        """*revoked* is set when the tokens are no longer valid, to end streams."""
         self._app = app
+        self._revoked = revoked
         self._token = token.reveal().encode()
         self._read_token = read_token.reveal().encode() if read_token else None
         # The token protects a listener whose names are unknown: a web page with another name does not have it.
@@ -51,6 +56,7 @@ class TokenAuth:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass an authorized request on; raise ``Problem`` (421, 401 or 403) for any other."""
         if scope["path"] not in PUBLIC_PATHS:
+            scope[REVOKED] = self._revoked
             headers = Headers(scope=scope)
             self._check_host(headers)
             if not (is_visit(scope["path"], headers) or self._may_see_openapi(scope, headers)):

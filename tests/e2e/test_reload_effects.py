@@ -93,6 +93,29 @@ async def test_tokens_hosts_and_the_size_of_callbacks_change(tmp_path: Path) -> 
         assert (await http_request("POST", url, b'{"a":"' + b"x" * 2000 + b'"}')).status == 413
 
 
+async def test_a_token_that_is_removed_ends_the_streams_that_it_opened(tmp_path: Path) -> None:
+    anna = "tokens = { anna = 'the-token-of-anna' }\n"
+    config = a_config("http://127.0.0.1:9").replace("[admin]\n", f"[admin]\n{anna}")
+    headers = {"authorization": "Bearer the-token-of-anna"}
+    async with (
+        a_receiver(tmp_path, config) as receiver,
+        plain_http(base_url=receiver.admin, headers=headers, timeout=60) as client,
+        client.stream("GET", "/api/stream") as events,
+    ):
+        chunks = events.aiter_bytes()
+        assert b"listening" in await anext(chunks)
+        await reload(receiver, anna, anna + "hosts = ['tasks.example.com']\n")
+        async with receiver.client() as admin:
+            await admin.post("/api/trigger", json={"state": "succeed"})
+        assert b"task.submitted" in await anext(chunks), "a reload that changes no token ends no stream"
+
+        await reload(receiver, anna, "")
+
+        async for _ in chunks:  # until the service ends it
+            pass
+        assert await status_of(receiver, "the-token-of-anna") == 401
+
+
 async def status_of(receiver: Receiver, token: str, **headers: str) -> int:
     sent: dict[str, Any] = {"authorization": f"Bearer {token}", **headers}
     async with plain_http(base_url=receiver.admin, headers=sent, timeout=30) as client:

@@ -5,7 +5,6 @@ a moment, so that a burst of changes loads a page once. Without a change it send
 advance.
 """
 
-import asyncio
 from collections import Counter
 from datetime import timedelta
 from http import HTTPStatus
@@ -19,7 +18,7 @@ from receiver.domain.console_sessions import Role
 from receiver.domain.errors import StoreUnavailable
 from receiver.domain.notifier import Notifier
 from receiver.web.console.gate import Gate, Visit
-from receiver.web.server.listener import STOPPING
+from receiver.web.server.listener import stream_ends
 from receiver.web.server.problems import RETRY_AFTER, Problem
 
 MAX_FOLLOWERS = 32
@@ -46,7 +45,7 @@ class LivePages:
         return [gate.page("/console/live", self.follow)]
 
     async def follow(self, visit: Visit) -> Response:
-        """Start a stream, until the client disconnects, its session ends or the service stops."""
+        """Start a stream, until the client disconnects, its session ends, a token changes or the service stops."""
         if self.followers[visit.visitor.role] >= MAX_FOLLOWERS:
             detail = f"{MAX_FOLLOWERS} pages already update themselves. Close one, or reload this page."
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "too_many_listeners", detail, headers=RETRY_AFTER)
@@ -61,7 +60,7 @@ class _Stream(StreamingResponse):
         self._live = live
         self._request = visit.request
         self._role = visit.visitor.role
-        self._stopping: asyncio.Event = visit.request.scope.get(STOPPING) or asyncio.Event()
+        self._ends = stream_ends(visit.request.scope)
 
     async def stream_response(self, send: Send) -> None:
         signal, clock = self._live.notifier.subscribe(), self._live.clock
@@ -69,10 +68,10 @@ class _Stream(StreamingResponse):
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await _send_chunk(send, _PREAMBLE)
-            while not self._stopping.is_set() and await self._has_session():
-                await wait_for_first(clock, signal, self._stopping, until=clock.now() + _BEAT)
+            while not any(end.is_set() for end in self._ends) and await self._has_session():
+                await wait_for_first(clock, signal, *self._ends, until=clock.now() + _BEAT)
                 if signal.is_set():
-                    await clock.wait(self._stopping, until=clock.now() + _CALM)
+                    await wait_for_first(clock, *self._ends, until=clock.now() + _CALM)
                 signal.clear()
                 await _send_chunk(send, _CHANGED)
             await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -22,7 +22,7 @@ from receiver.events.payload import serialize
 from receiver.store.interfaces import Catalog
 from receiver.web.api_requests import StreamQuery
 from receiver.web.params import last_event_id, read_query
-from receiver.web.server.listener import STOPPING
+from receiver.web.server.listener import stream_ends
 from receiver.web.server.problems import RETRY_AFTER, Problem
 
 HEARTBEAT = timedelta(seconds=15)
@@ -66,7 +66,7 @@ class EventStream:
         )
         if request.method == "HEAD":
             return Response(headers=_HEADERS, media_type=_MEDIA_TYPE)
-        return EventStreamResponse(self, stream_filter, request.scope.get(STOPPING) or asyncio.Event())
+        return EventStreamResponse(self, stream_filter, stream_ends(request.scope))
 
     async def _newest_id(self) -> str:
         page = await self.catalog.events(limit=1)
@@ -82,21 +82,21 @@ async def resolve_task_id(catalog: Catalog, ref: str | None) -> str | None:
 class EventStreamResponse(StreamingResponse):
     """The stream of one subscriber; Starlette cancels it when the client disconnects."""
 
-    def __init__(self, stream: EventStream, stream_filter: StreamFilter, stopping: asyncio.Event) -> None:
+    def __init__(self, stream: EventStream, stream_filter: StreamFilter, ends: Sequence[asyncio.Event]) -> None:
         super().__init__((), headers=_HEADERS, media_type=_MEDIA_TYPE)
         self._stream = stream
         self._filter = stream_filter
-        self._stopping = stopping
+        self._ends = ends
         self._last_id = stream_filter.after
 
     async def stream_response(self, send: Send) -> None:
-        """Send stored events, then new ones, until the client disconnects or the service stops."""
+        """Send stored events, then new ones, until the client disconnects, a token changes or the service stops."""
         signal = self._stream.notifier.subscribe()
         self._stream.subscribers += 1
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await _send_chunk(send, _PREAMBLE)
-            while not self._stopping.is_set():
+            while not self._is_over():
                 signal.clear()
                 while events := await self._next_events():
                     for event in events:
@@ -110,7 +110,7 @@ class EventStreamResponse(StreamingResponse):
             self._stream.notifier.unsubscribe(signal)
 
     async def _next_events(self) -> Sequence[Event]:
-        if self._stopping.is_set():
+        if self._is_over():
             return ()
         page = await self._stream.catalog.events(
             types=self._filter.types, task_id=self._filter.task_id, after=self._last_id, limit=_PAGE_SIZE
@@ -118,10 +118,13 @@ class EventStreamResponse(StreamingResponse):
         return page.items
 
     async def _wait(self, signal: asyncio.Event) -> bool:
-        """Wait for a notification or the stop; return False after one heartbeat interval without either."""
+        """Wait for a notification or the end; return False after one heartbeat interval without either."""
         clock = self._stream.clock
-        await wait_for_first(clock, signal, self._stopping, until=clock.now() + HEARTBEAT)
-        return signal.is_set() or self._stopping.is_set()
+        await wait_for_first(clock, signal, *self._ends, until=clock.now() + HEARTBEAT)
+        return signal.is_set() or self._is_over()
+
+    def _is_over(self) -> bool:
+        return any(end.is_set() for end in self._ends)
 
 
 def _sse_frame(event: Event) -> bytes:

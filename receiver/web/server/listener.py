@@ -34,6 +34,9 @@ log = structlog.get_logger()
 STOPPING = "receiver.stopping"
 """Scope key of the event that is set when the listener stops, for responses that would never end."""
 
+REVOKED = "receiver.revoked"
+"""Scope key of the event that is set when a token of the configuration changes, for responses that need a token."""
+
 _BACKLOG = 1024
 _MAX_CHECK_INTERVAL = 1.0  # seconds; uvicorn also updates its Date header this often
 _CHECKS_PER_LIMIT = 4
@@ -127,6 +130,11 @@ class Listener:
             timeout_keep_alive=math.ceil(self._limits.idle.total_seconds()),
             timeout_graceful_shutdown=math.ceil(self._grace.total_seconds()),
         )
+
+
+def stream_ends(scope: Scope) -> Sequence[asyncio.Event]:
+    """Return the events that end a response which would never end by itself."""
+    return [scope.get(STOPPING) or asyncio.Event(), scope.get(REVOKED) or asyncio.Event()]
 
 
 class HeaderValidation:
