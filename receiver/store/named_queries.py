@@ -1,4 +1,4 @@
-"""Reads named statements from SQL files, and those of ``shared.sql``, which SQLite and PostgreSQL run alike.
+"""Reads named statements from SQL files: a database's own, and those in ``store/sql`` that both databases run alike.
 
 A line that ends in ``-- if NAME`` is optional: it is omitted unless that argument is given.
 """
@@ -31,10 +31,10 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
         return self.sql.replace(_MANY, ", ".join("?" * count))
 
 
-def with_shared(*texts: str) -> Mapping[str, Query]:
-    """Return the statements of a database's own SQL files and the shared ones, by name."""
-    shared = Path(__file__).with_name("shared.sql").read_text(encoding="utf-8")
-    return _by_name(query for text in (shared, *texts) for query in parse(text).values())
+def read_queries(folder: Path) -> Mapping[str, Query]:
+    """Return the statements in the SQL files of a database's *folder* and the shared ones, by name."""
+    files = (file for each in (Path(__file__).with_name("sql"), folder) for file in sorted(each.glob("*.sql")))
+    return _by_name(query for file in files for query in parse(file.read_text(encoding="utf-8")).values())
 
 
 def parse(text: str) -> Mapping[str, Query]:

@@ -1,10 +1,11 @@
 """How named queries are parsed."""
 
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from receiver.store.named_queries import parse, with_shared
+from receiver.store.named_queries import parse, read_queries
 from receiver.store.postgres import queries as postgres
 from receiver.store.sqlite import queries as sqlite
 
@@ -55,13 +56,15 @@ def test_every_query_has_a_purpose(database: ModuleType) -> None:
     assert [query.name for query in database.queries().values() if not query.purpose.endswith(".")] == []
 
 
-def test_a_name_of_a_shared_query_is_taken_in_both_databases() -> None:
+def test_a_name_of_a_shared_query_is_taken_in_both_databases(tmp_path: Path) -> None:
+    (tmp_path / "own.sql").write_text("-- name: console_session\nSELECT 1;\n")
+
     with pytest.raises(ValueError, match="console_session"):
-        with_shared("-- name: console_session\nSELECT 1;\n")
+        read_queries(tmp_path)
 
 
-def test_a_statement_that_both_databases_run_alike_is_shared() -> None:
-    shared = with_shared()
+def test_a_statement_that_both_databases_run_alike_is_shared(tmp_path: Path) -> None:
+    shared = read_queries(tmp_path)
     own = [{query.name: query.sql for query in each.queries().values()} for each in (sqlite, postgres)]
 
     assert [name for name in own[0].keys() & own[1].keys() - shared.keys() if own[0][name] == own[1][name]] == []

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import msgspec
 from asyncpg import Record
 
-from receiver.store.named_queries import Query, with_shared
+from receiver.store.named_queries import Query, read_queries
 from receiver.store.postgres.database import Connection
 from receiver.store.rows import storable_text
 
@@ -43,8 +43,7 @@ Write: TypeAlias = tuple[Statement, Iterable[Sequence[object]]]
 @cache
 def queries() -> Mapping[str, Query]:
     """Return all statements by name; the files are read once."""
-    folder = Path(__file__).with_name("sql")
-    return with_shared(*(file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.sql"))))
+    return read_queries(Path(__file__).with_name("sql"))
 
 
 async def fetch(connection: Connection, name: str, arguments: Mapping[str, object] | None = None) -> Sequence[Record]:

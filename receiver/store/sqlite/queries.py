@@ -1,4 +1,7 @@
-"""Loads the statements of ``sql/queries.sql`` and the shared ones by name, so that SQL is reviewed as SQL."""
+"""Loads the statements in ``sql/*.sql`` and the shared ones by name, so that SQL is reviewed as SQL.
+
+A list of variable length is one JSON argument, read by json_each. JSON cannot hold bytes, so those use ``:many``.
+"""
 
 import json
 import re
@@ -7,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from receiver.store.named_queries import Query, with_shared
+from receiver.store.named_queries import Query, read_queries
 
 _ROW = re.compile(r"(?<=VALUES )\(\?(?:, \?)*\)")
 _MAX_ROWS = 64  # a power of two; 64 of the widest rows stay within SQLite's limit of arguments
@@ -16,7 +19,7 @@ _MAX_ROWS = 64  # a power of two; 64 of the widest rows stay within SQLite's lim
 @cache
 def queries() -> Mapping[str, Query]:
     """Return all statements by name; the files are read once."""
-    return with_shared(Path(__file__).with_name("sql").joinpath("queries.sql").read_text(encoding="utf-8"))
+    return read_queries(Path(__file__).with_name("sql"))
 
 
 def sql(name: str) -> str:

@@ -1,3 +1,5 @@
+-- The nodes that share the database, their leases, and calls between them.
+
 -- name: find_node
 -- Find the process that has a node's name.
 SELECT name, instance, version, started_at, seen_at, micros_now() - seen_at AS silence
