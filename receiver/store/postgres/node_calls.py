@@ -128,12 +128,15 @@ class NodeParts(msgspec.Struct, frozen=True, kw_only=True):
     signals: PostgresSignals
 
 
-async def open_node_parts(address: Address, health: Health, stack: AsyncExitStack, *, is_pooled: bool) -> NodeParts:
-    """Open the connections between nodes; *stack* closes them. Leases do not wait for anything else."""
-    leasing = await Connections.open(address, health, size=1, timeout=_LEASE_SECONDS)
+async def open_node_parts(address: Address, health: Health, stack: AsyncExitStack, *, cached: int) -> NodeParts:
+    """Open the connections between nodes; *stack* closes them. Leases do not wait for anything else.
+
+    Each connection keeps *cached* statements prepared: none if a pooler is in between.
+    """
+    leasing = await Connections.open(address, health, size=1, timeout=_LEASE_SECONDS, cached=cached)
     stack.push_async_callback(leasing.aclose)
-    calling = await Connections.open(address, health, size=2, timeout=_CALL_SECONDS)
+    calling = await Connections.open(address, health, size=2, timeout=_CALL_SECONDS, cached=cached)
     stack.push_async_callback(calling.aclose)
     calls = PostgresCalls(calling, health)
-    nodes = PostgresNodes(leasing, health, address=address, is_pooled=is_pooled)
+    nodes = PostgresNodes(leasing, health, address=address, is_pooled=not cached)
     return NodeParts(nodes=nodes, calls=calls, signals=PostgresSignals(address, calls))

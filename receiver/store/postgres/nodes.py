@@ -66,7 +66,7 @@ class PostgresNodes:
 
     async def abandoned(self, duty: Duty) -> Lease | None:
         """Return the lease on a duty if the session of its holder has ended, or None."""
-        async with self._transaction() as connection:
+        async with self._connection() as connection:
             row = await fetch_row(connection, "find_abandoned_lease", {"duty": duty.value})
             return None if row is None else _lease(row)
 
@@ -125,9 +125,15 @@ class PostgresNodes:
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[Connection]:
         """Lend a connection within a transaction. Raises StoreUnavailable, StoreBroken and the like."""
+        async with self._connection() as connection, connection.transaction():
+            yield connection
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        """Lend a connection. Raises StoreUnavailable, StoreBroken and the like."""
         self._health.check()
         try:
-            async with self._connections.connection() as connection, connection.transaction():
+            async with self._connections.connection() as connection:
                 yield connection
         except Exception as exc:
             error = self._health.classify(exc)

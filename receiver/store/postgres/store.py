@@ -118,8 +118,7 @@ class PostgresStore:
         await migrate(address, clock=clock, report=report)
         async with AsyncExitStack() as stack:
             health = Health()
-            through_pooler = await is_pooled(address)
-            cached = 0 if through_pooler else _CACHED_STATEMENTS
+            cached = 0 if await is_pooled(address) else _CACHED_STATEMENTS
             writer, delivery_writer = [
                 await _open_writer(address, health, stack, timeout=timeouts.write, cached=cached, metrics=metrics)
                 for _ in range(2)
@@ -128,7 +127,7 @@ class PostgresStore:
             stack.push_async_callback(hot.aclose)
             lists = await Connections.open(address, health, size=_MAX_LISTS, timeout=timeouts.list, cached=cached)
             stack.push_async_callback(lists.aclose)
-            between = await open_node_parts(address, health, stack, is_pooled=through_pooler)
+            between = await open_node_parts(address, health, stack, cached=cached)
             store = cls(
                 health=health,
                 writer=writer,
