@@ -20,7 +20,7 @@ class UnitOfWork(msgspec.Struct):
     stored: Mapping[str, rows.Values]  # the changeable values of each loaded task
     tasks: dict[str, Task]
     pending: dict[str, list[Push]]
-    check_fence: Callable[[Fence | None], None] = lambda _: None
+    check_fence: Callable[[Fence], None] = lambda _: None
     ids_by_token: dict[bytes, str] = msgspec.field(default_factory=dict)
     changed: dict[str, Task] = msgspec.field(default_factory=dict)
     pushes: list[Push] = msgspec.field(default_factory=list)
@@ -40,7 +40,8 @@ class UnitOfWork(msgspec.Struct):
         task = self._find(call.ref)
         if task is None:
             return None
-        self.check_fence(call.fence)
+        if call.fence is not None:
+            self.check_fence(call.fence)
         change = call.decide(task, tuple(self.pending.get(task.id, ())) if call.with_pending else ())
         if change.task is not None and change.task.id != task.id:
             raise ValueError(f"the decision on {task.id} changed {change.task.id}")

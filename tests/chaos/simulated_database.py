@@ -48,6 +48,7 @@ class DatabaseLoop(VirtualLoop):
         self.cut_off: set[int] = set()
         self.killed: set[int] = set()
         self.links: set[DatabaseLink] = set()
+        self.awaiting: set[DatabaseLink] = set()  # few of the links: it is looked at in every turn
         self.rng = rng
         self.on_traffic: Callable[[int], None] = lambda _owner: None
         self._parked: dict[int, list[asyncio.Handle]] = {}
@@ -76,7 +77,7 @@ class DatabaseLoop(VirtualLoop):
     @property
     def awaits_answer(self) -> bool:
         """Whether the database has a statement of a process that runs."""
-        return any(link.awaits_answer and link.owner not in self.frozen for link in self.links)
+        return any(link.owner not in self.frozen for link in self.awaiting)
 
     @property
     def is_blocked(self) -> bool:
@@ -149,7 +150,6 @@ class DatabaseLink(asyncio.Protocol):
     def __init__(self, loop: DatabaseLoop, protocol: asyncio.Protocol, owner: int) -> None:
         self.protocol = protocol
         self.owner = owner
-        self.awaits_answer = False
         self.is_in_transaction = False
         self._loop = loop
         self._transport: Any = None
@@ -161,7 +161,7 @@ class DatabaseLink(asyncio.Protocol):
     @property
     def is_pausing(self) -> bool:
         """Whether a transaction is open and the database does not work for it."""
-        return self.is_in_transaction and (not self.awaits_answer or self.owner in self._loop.frozen)
+        return self.is_in_transaction and (self not in self._loop.awaiting or self.owner in self._loop.frozen)
 
     # Called by the loop.
 
@@ -187,13 +187,13 @@ class DatabaseLink(asyncio.Protocol):
             if kind == _READY:
                 self.is_in_transaction = unread[end - 1 : end] != _IDLE
             if kind == _READY or (self._prepares and kind in _DESCRIBED):
-                self.awaits_answer = False
+                self._loop.awaiting.discard(self)
             unread = unread[end:]
         self._unread = unread
 
     def connection_lost(self, error: Exception | None) -> None:
         self._loop.links.discard(self)
-        self.awaits_answer = False
+        self._loop.awaiting.discard(self)
         if not self._is_lost:
             self._is_lost = True
             self.protocol.connection_lost(error)
@@ -212,7 +212,11 @@ class DatabaseLink(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         kind = bytes(data[:1])
-        self.awaits_answer, self._prepares = kind != _TERMINATE, kind == _PARSE
+        self._prepares = kind == _PARSE
+        if kind == _TERMINATE:
+            self._loop.awaiting.discard(self)
+        elif not self._is_lost:
+            self._loop.awaiting.add(self)
         self._transport.write(data)
         self._loop.on_traffic(self.owner)
 
