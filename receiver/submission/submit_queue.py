@@ -186,21 +186,23 @@ class SubmitQueue:
     async def _serve_front(self, front: QueueFront, now: datetime, fence: Fence | None) -> bool:
         """Send the tasks at the queue's front for which this is possible. Return False if the queue is unchanged."""
         self._admission.sync_heads([queued.task for queued in front.tasks])
-        admitted, is_changed = await self._admit(front, now)
+        admitted, moved = await self._admit(front, now)
         # To read tasks that have to wait costs more than to read again.
-        are_all_sent = len(admitted) == len(front.tasks)
-        self._max_read = min(2 * self._max_read, MAX_CONCURRENT) if are_all_sent else max(len(admitted), 1)
+        used = len(admitted) + moved
+        self._max_read = min(2 * self._max_read, MAX_CONCURRENT) if used == len(front.tasks) else max(used, 1)
         if admitted:
             await self._send(admitted, now, fence)
-        return is_changed or bool(admitted)
+        return used > 0
 
-    async def _admit(self, front: QueueFront, now: datetime) -> tuple[Sequence[_Admitted], bool]:
-        """Return the tasks that may be sent together, and whether another one left the queue or was postponed.
+    async def _admit(self, front: QueueFront, now: datetime) -> tuple[Sequence[_Admitted], int]:
+        """Return the tasks that may be sent together, and how many others left the queue or were postponed.
 
-        A probe is sent alone, because its result decides about the others. What follows another change is read again.
+        A probe is sent alone, because its result decides about the others. What follows another change of its key is
+        read again.
         """
         admitted: list[_Admitted] = []
-        slots, waiting = front.slots, set[str]()
+        postponed: list[tuple[Task, Wait]] = []
+        slots, waiting, changed = front.slots, set[str](), set[str]()
         for queued in front.tasks:
             task, key = queued.task, queued.task.queueing.slot_key
             if key in waiting:
@@ -209,16 +211,16 @@ class SubmitQueue:
                 break
             endpoint = await self._endpoint_of(task)
             if endpoint is None:
-                return admitted, True
+                return admitted, 1 + await self._postpone(postponed)
             call = await self._executor.call_of(task, endpoint)
             match self._admission.admit(task, call, slots.all, now):
-                case Wait(until=until, reason=reason):
-                    await self._recorder.requeue(task, reason, until=until)
-                    return admitted, True
+                case Wait() as wait:
+                    postponed.append((task, wait))
+                    changed.add(key)
                 case Skip():
                     waiting.add(key)
                 case Admitted(is_probe=is_probe):
-                    if is_probe and admitted:
+                    if key in changed or (is_probe and admitted):
                         break
                     token = self._ids.token()
                     admitted.append(
@@ -227,7 +229,15 @@ class SubmitQueue:
                     slots = slots.with_submitting(task)
                     if is_probe or task.id in self._admission.head_ids:
                         break
-        return admitted, False
+        return admitted, await self._postpone(postponed)
+
+    async def _postpone(self, postponed: Sequence[tuple[Task, Wait]]) -> int:
+        """Let tasks wait until a time, in one transaction: there may be thousands. Return their number."""
+        requeues = [self._recorder.requeue(task, wait.reason, until=wait.until) for task, wait in postponed]
+        for result in await asyncio.gather(*requeues, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+        return len(postponed)
 
     async def _endpoint_of(self, task: Task) -> Endpoint | None:
         """Return the endpoint of a queued task. A task that cannot be sent leaves the queue; then return None."""

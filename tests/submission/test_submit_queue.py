@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.fake_kling import refusal
 from harness.task_system import ENDPOINT, JOB, TaskSystem, a_task_system
 from harness.waiting import wait_until
 
@@ -26,9 +27,14 @@ class WatchedStarts:
         self._store = store
         self.sizes: list[int] = []
         self.before_start: Any = None
+        self.reads = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
+
+    async def queue_front(self, **given: Any) -> Any:
+        self.reads += 1
+        return await self._store.queue_front(**given)
 
     async def apply_all(self, calls: Sequence[ApplyCall]) -> Any:
         self.sizes.append(len(calls))
@@ -47,7 +53,8 @@ async def a_queue_of(count: int, path: Path, **settings: Any) -> AsyncIterator[t
         for _ in range(count):
             await system.submitter.submit(SubmitRequest(endpoint=ENDPOINT, body=JOB), wait=False)
         yield system, watched
-        system.kling.create_gate.set()
+        if system.kling.create_gate is not None:
+            system.kling.create_gate.set()
 
 
 async def test_tasks_that_wait_together_are_started_together(tmp_path: Path) -> None:
@@ -147,3 +154,17 @@ async def test_a_caller_that_has_waited_gets_its_task_as_queued(
         await system.advance(3, step=3)
 
         assert ((await third).state, (await third).message) == (TaskState.QUEUED, "waits for a slot")
+
+
+async def test_many_tasks_of_a_forbidden_model_are_postponed_together(tmp_path: Path) -> None:
+    async with a_queue_of(100, tmp_path) as (system, watched):
+        system.kling.create_gate, system.kling.create_fault = None, refusal(403, 1103)
+        async with system.running():
+            await system.advance(60, step=10)
+            watched.reads, before = 0, len(system.kling.create_ids)
+
+            await system.advance(120, step=120)
+
+            assert len(system.kling.create_ids) == before + 1  # a probe
+            assert watched.reads < 20
+            assert await system.store.catalog.counts() == {TaskState.QUEUED: 100}
