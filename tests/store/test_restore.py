@@ -65,6 +65,21 @@ def test_the_backup_replaces_the_store_which_is_kept_with_its_log(store: Path, c
     assert marks(copy) == ["old"]
 
 
+def test_a_restore_revives_no_session_that_was_ended_and_no_link_that_was_used(store: Path, tmp_path: Path) -> None:
+    with closing(connect(store)) as connection:
+        connection.execute("INSERT INTO console_sessions VALUES (zeroblob(32), 'admin', 'anna', 9, '')")
+        connection.execute("INSERT INTO console_links VALUES (zeroblob(32), 'admin', 'anna', 9)")
+        connection.commit()
+    backup(store, tmp_path / "tuesday.db")
+
+    restore(store, tmp_path / "tuesday.db", now=NOW)
+
+    for path in (store, tmp_path / "tuesday.db"):
+        with closing(connect(path)) as connection:
+            assert connection.execute("SELECT key FROM console_sessions").fetchall() == []
+            assert connection.execute("SELECT key FROM console_links").fetchall() == []
+
+
 def test_a_missing_store_is_restored_too(store: Path, copy: Path) -> None:
     store.unlink()
     store.with_name("receiver.db.lock").unlink()

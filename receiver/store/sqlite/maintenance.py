@@ -20,6 +20,7 @@ from receiver.store.sqlite.migrate import is_initialized, known_migrations, sche
 from receiver.store.sqlite.queries import sql
 
 _COPY_SUFFIX = ".kling-receiver-backup"
+_END_OF_TIME = (1 << 63) - 1
 
 _FOREIGN = "is the database of another program. Check [store] url."
 _NO_STORE = "contains no store. Restore a backup, or let `serve` create a new store."
@@ -126,11 +127,12 @@ def _remove_copy(copy_path: Path) -> None:
 
 
 def copy_verified(path: Path, copy_path: Path) -> None:
-    """Copy the store at *path* into the empty file *copy_path*, and check the copy. Raises StoreError."""
+    """Copy the store at *path* without logins into the empty file *copy_path*, and check it. Raises StoreError."""
     try:
         with closing(connect_reader(path)) as source, closing(sqlite3.connect(copy_path, isolation_level=None)) as copy:
             _require_store(path, source)
             source.backup(copy)
+            _delete_logins(copy)
             # The copy must be a single file. WAL mode returns when it is opened as a store.
             copy.execute("PRAGMA journal_mode = DELETE")
             found = find_damage(copy)
@@ -138,6 +140,13 @@ def copy_verified(path: Path, copy_path: Path) -> None:
         raise (translate_error(exc, copy_path, size=path.stat().st_size) or exc) from exc
     if found:
         raise StoreError(f"The copy is damaged and was deleted: {found[0]}")
+
+
+def _delete_logins(connection: sqlite3.Connection) -> None:
+    """Delete the sessions and links of the console: a restore would revive those that were ended since."""
+    if connection.execute("PRAGMA table_info(console_sessions)").fetchone() is not None:
+        for name in ("delete_expired_sessions", "delete_expired_links"):
+            connection.execute(sql(name), {"now": _END_OF_TIME})
 
 
 def verify_after_damage(path: Path, connection: sqlite3.Connection) -> None:
