@@ -4,11 +4,20 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable
 
+RAREST = 0.05
+"""The longest pause between two checks of a condition, in seconds, unless a longer one is asked for."""
+
 
 async def wait_until(
     condition: Callable[[], bool | Awaitable[bool]], *, seconds: float = 60.0, interval: float = 0.005
 ) -> None:
-    """Wait until *condition* is true, checked every *interval* seconds. Raise TimeoutError after *seconds*."""
+    """Wait until *condition* is true. Raise TimeoutError after *seconds*.
+
+    It is checked every *interval* seconds at first. The longer a wait lasts, the rarer its checks are, up to 20 a
+    second, because many of them read a database.
+    """
+    loop = asyncio.get_running_loop()
+    began = loop.time()
     async with asyncio.timeout(seconds):
         while True:
             holds = condition()
@@ -16,7 +25,7 @@ async def wait_until(
                 holds = await holds
             if holds:
                 return
-            await asyncio.sleep(interval)
+            await asyncio.sleep(max(interval, min((loop.time() - began) / 10, RAREST)))
 
 
 async def wait_until_none_left(count: Callable[[], int], *, idle_seconds: float = 30.0, interval: float = 0.05) -> None:
@@ -47,4 +56,6 @@ async def wait_until_steady(value: Callable[[], int], *, checks: int = 50) -> No
         last, same = value(), same + 1 if value() == last else 0
         return same >= checks
 
-    await wait_until(is_steady)
+    async with asyncio.timeout(60):
+        while not is_steady():
+            await asyncio.sleep(0.005)
