@@ -50,12 +50,9 @@ async def let_loop_run(turns: int = 20) -> None:
 async def wait_until_steady(value: Callable[[], int], *, checks: int = 50) -> None:
     """Wait until *value* is the same in so many checks in a row."""
     last, same = value(), 0
-
-    def is_steady() -> bool:
-        nonlocal last, same
-        last, same = value(), same + 1 if value() == last else 0
-        return same >= checks
-
     async with asyncio.timeout(60):
-        while not is_steady():
+        while True:
+            last, same = value(), same + 1 if value() == last else 0
+            if same >= checks:
+                return
             await asyncio.sleep(0.005)
