@@ -97,6 +97,7 @@ async def run_until_crash(system: TaskSystem, counter: CrashCounter) -> None:
     await asyncio.gather(*left, return_exceptions=True)
 
 
+@pytest.mark.timeout(600)  # a hundred starts: on a busy machine they take minutes
 @pytest.mark.parametrize("fault", [None, no_response(), refusal(500, 5000, creates=True)], ids=["well", "lost", "5000"])
 async def test_each_intent_is_created_once_at_every_crash_point(tmp_path: Path, fault: KlingError | None) -> None:
     length, was_cut = 0, True
