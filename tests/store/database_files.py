@@ -49,4 +49,4 @@ def corrupt(path: Path, *, last: int | None = None) -> None:
 
 def run_code(code: str, path: Path) -> int:
     """Run code in its own process; return its exit code."""
-    return subprocess.run([sys.executable, "-c", code, str(path)], check=False, timeout=60).returncode
+    return subprocess.run([sys.executable, "-c", code, str(path)], check=False, timeout=100).returncode
