@@ -1,7 +1,8 @@
 """Several nodes of the service on PostgreSQL and everything around them, for minutes full of faults.
 
 It is the simulation of one process at a faster pace: nodes are killed, stopped for up to a minute and continued, and
-cut off from the database, mostly in the middle of a transaction. Their clocks are minutes apart.
+cut off from the database, mostly in the middle of a transaction. Some lose the session by which others see them, so
+that another node sends although they live. Their clocks are minutes apart.
 """
 
 import asyncio
@@ -91,6 +92,11 @@ END
 $$;
 CREATE TRIGGER regressions AFTER UPDATE OF state ON tasks
 FOR EACH ROW WHEN (rank(NEW.state) < rank(OLD.state)) EXECUTE FUNCTION record_regression();
+"""
+_END_SESSION = """
+SELECT pg_terminate_backend(pid)
+FROM nodes JOIN pg_locks ON ((classid::bigint << 32) | objid::bigint) = session_key(instance)
+WHERE locktype = 'advisory' AND name = '{node}'
 """
 _UNFINISHED = """
 SELECT
@@ -270,13 +276,15 @@ class NodesSimulation:
     async def _break_node(self, node: SimulatedNode, rng: Random) -> None:
         if rng.random() < 0.8:
             await self._wait_for_message(node, rng.randrange(_MAX_MESSAGES))
-        kind = rng.choices(["killed", "stopped", "frozen", "cut off"], [3, 1, 3, 1])[0]
+        kind = rng.choices(["killed", "stopped", "frozen", "frozen without session", "cut off"], [3, 1, 2, 2, 1])[0]
         self.oracle.counts[f"nodes {kind}"] += 1
         if kind == "cut off":
             await node.cut_off(rng.choice([0.0, 2.0, 20.0]))
             return
-        if kind == "frozen":
+        if kind.startswith("frozen"):
             self.oracle.on_node_stopped(node.name)
+            if kind == "frozen without session":  # then another node sends, although this one is not dead
+                self.rows.execute(_END_SESSION.format(node=node.name))
             await node.freeze(rng.choice(FREEZE_SECONDS))
             return
         await (node.crash() if kind == "killed" else node.stop())
