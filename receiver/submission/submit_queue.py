@@ -44,6 +44,9 @@ MAX_CONCURRENT = 32
 MAX_BYTES_IN_FLIGHT = 128 * 1024 * 1024
 """The most bytes of their bodies: one body with images may have tens of megabytes."""
 
+_MAX_ROUNDS = 16
+"""The most starts of one pass, so that its callers are answered although other clients submit without a pause."""
+
 _QUEUED = (TaskState.QUEUED,)
 _SHUTDOWN_GRACE = timedelta(seconds=20)
 _MAX_WAIT_FOR_ROOM = timedelta(seconds=2)
@@ -159,7 +162,9 @@ class SubmitQueue:
 
     async def _serve_all(self) -> datetime | None:
         """Send all tasks that may be sent now. Return when to continue, or None to wait for a notification."""
-        while self._executor.tenure.is_held:
+        for _ in range(_MAX_ROUNDS):
+            if not self._executor.tenure.is_held:
+                return self._clock.now() + STORE_RETRY_DELAY  # the lease may be renewed
             now, fence = self._clock.now(), self._executor.tenure.fence()
             if not self._admission.is_open(now):
                 return self._admission.account_probe_at
@@ -177,11 +182,12 @@ class SubmitQueue:
             except DutyLost as exc:
                 log.warning("starts.refused", reason=exc.message)
                 self._executor.tenure.end()
-                break
+                continue
             if not is_changed:
                 probe_at = self._admission.next_probe_at(now)
                 return min((at for at in (front.next_due_at, probe_at) if at is not None), default=None)
-        return self._clock.now() + STORE_RETRY_DELAY  # the lease may be renewed
+        self._notifiers.tasks.notify()  # the worker continues
+        return None
 
     async def _serve_front(self, front: QueueFront, now: datetime, fence: Fence | None) -> bool:
         """Send the tasks at the queue's front for which this is possible. Return False if the queue is unchanged."""

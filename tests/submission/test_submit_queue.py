@@ -168,3 +168,19 @@ async def test_many_tasks_of_a_forbidden_model_are_postponed_together(tmp_path: 
             assert len(system.kling.create_ids) == before + 1  # a probe
             assert watched.reads < 20
             assert await system.store.catalog.counts() == {TaskState.QUEUED: 100}
+
+
+async def test_a_caller_is_answered_although_others_submit_without_a_pause(tmp_path: Path) -> None:
+    async with a_queue_of(0, tmp_path) as (system, watched):
+        assert system.kling.create_gate is not None
+        system.kling.create_gate.set()
+
+        async def submit_another() -> None:
+            await system.submitter.submit(SubmitRequest(endpoint=ENDPOINT, body=JOB), wait=False)
+
+        watched.before_start = submit_another
+
+        task = await asyncio.wait_for(system.submit(), 60)
+
+        assert task.state is TaskState.SUBMITTED
+        watched.before_start = None
