@@ -195,8 +195,11 @@ class GatewayCreates:
         return answer
 
     def _forget(self, task: Task, request: CreateRequest) -> None:
-        """Forget the create of *task*, so that an equal one is sent. A newer equal create is kept."""
-        if self._find_recent(task, request):
+        """Forget the create of *task*, so that an equal one is sent. A newer equal create is kept.
+
+        So is one that still waits for a slot or is being sent, for another client that repeated it.
+        """
+        if self._find_recent(task, request) and self._held.find(task.id) is None:
             del self._recent[request.slot]
 
     def _find_recent(self, task: Task, request: CreateRequest) -> _Recent | None:

@@ -54,6 +54,13 @@ class Client:
             return creating.done() or len(await queued(self.system)) >= waiting
 
         await wait_until(is_queued)
+        return await self.waits(creating)
+
+    async def repeat(self) -> "asyncio.Task[KlingResponse]":
+        """Begin a create that repeats a waiting one, and return once it waits too."""
+        return await self.waits(asyncio.create_task(self.create()))
+
+    async def waits(self, creating: "asyncio.Task[KlingResponse]") -> "asyncio.Task[KlingResponse]":
         self.system.waiting_clients += 1
         creating.add_done_callback(lambda _: self.leave_clock())
         await self.system.settle()
@@ -220,6 +227,27 @@ async def test_a_repeat_joins_the_waiting_create_and_outlives_its_first_client(t
         system.waiting_clients -= 1
 
         assert json.loads(answer.body)["task_id"] == "k2"
+        assert len(system.kling.create_ids) == 2
+
+
+@pytest.mark.parametrize("key", [None, "order-17"])
+async def test_a_repeat_joins_the_waiting_create_although_earlier_repeats_have_left(
+    tmp_path: Path, key: str | None
+) -> None:
+    async with a_full_account(tmp_path) as system:
+        clients = [Client(system, key=key) for _ in range(4)]
+        creates = [await clients[0].wait()]
+        await system.advance(2)
+        creates += [await client.repeat() for client in clients[1:3]]
+        for client, creating in zip(clients[:2], creates, strict=False):
+            client.has_left = True
+            await soon(system, asyncio.gather(creating, return_exceptions=True))
+        creates.append(await clients[3].repeat())
+        await free_slot(system)
+
+        answers = await soon(system, asyncio.gather(*creates[2:]))
+
+        assert [json.loads(answer.body)["task_id"] for answer in answers] == ["k2", "k2"]
         assert len(system.kling.create_ids) == 2
 
 
