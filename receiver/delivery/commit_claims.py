@@ -108,7 +108,7 @@ class _Claims:
                 return change
             return replace(change, deliveries=[self._claim(each) for each in change.deliveries])
 
-        return ApplyCall(ref=call.ref, decide=decide, with_pending=call.with_pending)
+        return replace(call, decide=decide)
 
     def _claim(self, delivery: Delivery) -> Delivery:
         slot = self._slots.reserve(delivery)

@@ -7,7 +7,8 @@ sends one probe a minute. A route held by an operator sends nothing.
 import asyncio
 import contextvars
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from random import Random
@@ -84,6 +85,7 @@ class Dispatcher:
         self._context = contextvars.copy_context()  # of attempts, also of those that a callback starts
         self._behind: frozenset[str] = frozenset()  # routes that had due deliveries at the last look into the store
         self._refused: set[str] = set()  # routes that were refused a slot since that look began
+        self._under_claim: Collection[str] = ()  # routes for whose free slots the store claims at this moment
         self._wake_timer: asyncio.TimerHandle | None = None
         self._recent_routes: BoundedDict[str, None] = BoundedDict(_MAX_RECENT_ROUTES)
 
@@ -154,9 +156,10 @@ class Dispatcher:
         ]
         if not wanted:
             return await self._queue.due_routes()
-        found = await self._queue.claim_routes(wanted, now=now, skip=self._suspects.ids)
-        for each in wanted:
-            self._start_claimed(each.route, lanes[each.route], found.claimed[each.route], claim=each.claim, now=now)
+        with self._slots_kept_for_claim(lanes):
+            found = await self._queue.claim_routes(wanted, now=now, skip=self._suspects.ids)
+            for each in wanted:
+                self._start_claimed(each.route, lanes[each.route], found.claimed[each.route], claim=each.claim, now=now)
         return found.due_routes
 
     def _limit(self, route: str, now: datetime) -> int:
@@ -237,14 +240,24 @@ class Dispatcher:
         claim = self._ids.new("clm")
         until = self._lease_end(lane, now)
         skip = () if only else self._suspects.ids
-        claimed = await self._queue.claim(
-            route, now=now, until=until, limit=limit, claim=claim, early=early, only=only, skip=skip
-        )
+        with self._slots_kept_for_claim((route,)):
+            claimed = await self._queue.claim(
+                route, now=now, until=until, limit=limit, claim=claim, early=early, only=only, skip=skip
+            )
+            self._start_claimed(route, lane, claimed, claim=claim, now=now)
         if not claimed:
             return now + _RECHECK_DELAY
-        self._start_claimed(route, lane, claimed, claim=claim, now=now)
         self._wake.set()
         return None
+
+    @contextmanager
+    def _slots_kept_for_claim(self, routes: Collection[str]) -> Iterator[None]:
+        """Give no slot of these routes to a new delivery: the claim of older ones may need them all."""
+        self._under_claim = routes
+        try:
+            yield
+        finally:
+            self._under_claim = ()
 
     @staticmethod
     def _lease_end(lane: Lane, now: datetime) -> datetime:
@@ -273,7 +286,7 @@ class Dispatcher:
         lane = self._lanes(route)
         if lane is None or delivery.due_at > now or not self._tenure.is_held:
             return None
-        if not self._is_caught_up(route) or self._limit(route, now) <= 0:
+        if route in self._under_claim or not self._is_caught_up(route) or self._limit(route, now) <= 0:
             self._refused.add(route)
             return None
         self._in_flight[route] += 1

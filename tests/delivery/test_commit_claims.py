@@ -1,7 +1,7 @@
 """A delivery is claimed in the transaction that stores it, if its route has a free slot and nothing older waits."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -14,12 +14,12 @@ from receiver.delivery.commit_claims import ClaimingTaskStore
 from receiver.delivery.lane import LEASE_MARGIN
 from receiver.delivery.route_hold import hold
 from receiver.delivery.senders.sender import DeliveryRequest
-from receiver.domain.duties import Tenure
+from receiver.domain.duties import Duty, Fence, Tenure
 from receiver.domain.errors import StoreBroken
 from receiver.domain.model import Accepted, Delivery, Outcome, RouteState
 from receiver.domain.rate_limiter import RateLimiter
 from receiver.domain.request_id import begin_request, current_request
-from receiver.store.interfaces import ById, Change, DeliveryQueue
+from receiver.store.interfaces import ApplyCall, ById, Change, DeliveryQueue
 
 
 class CountingQueue:
@@ -76,6 +76,56 @@ async def test_no_slot_is_used_twice_and_no_delivery_overtakes_a_waiting_one(sys
     assert there.event_ids == ids
     assert there.max_concurrent == 3
     assert await system.statuses() == ["delivered"] * 8
+
+
+class SlowQueue:
+    """A delivery queue whose claims reach the caller late."""
+
+    def __init__(self, queue: DeliveryQueue) -> None:
+        self._queue = queue
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.has_claimed = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._queue, name)
+        return self._late(found) if name in ("claim", "claim_routes") else found
+
+    def _late(self, claim: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
+        async def late(*arguments: object, **named: object) -> object:
+            claimed = await claim(*arguments, **named)
+            self.has_claimed.set()
+            await self.answers.wait()
+            return claimed
+
+        return late
+
+
+@pytest.mark.parametrize("was_used", [False, True], ids=["a new route", "a recent route"])
+async def test_no_slot_is_given_away_while_a_claim_for_it_is_under_way(system: DeliverySystem, was_used: bool) -> None:
+    there = system.add_route(concurrency=1)
+    slow: list[SlowQueue] = []
+
+    def slowed(queue: DeliveryQueue) -> DeliveryQueue:
+        slow.append(SlowQueue(queue))
+        return slow[0]
+
+    await system.start(wrap_queue=slowed)
+    ids = await system.add_events(1) if was_used else []
+    there.gate.clear()
+    slow[0].answers.clear()
+    slow[0].has_claimed.clear()
+
+    ids += await system.add_events(1, settle=False)
+    await slow[0].has_claimed.wait()
+    ids += await system.add_events(1, at_commit=True, settle=False)
+    slow[0].answers.set()
+    await wait_until(lambda: there.blocked > 0)
+    there.gate.set()
+    await system.settle()
+
+    assert (there.max_concurrent, there.event_ids) == (1, ids)
+    assert await system.statuses() == ["delivered"] * len(ids)
 
 
 async def test_a_backlog_of_one_route_delays_no_other_route(system: DeliverySystem) -> None:
@@ -178,6 +228,27 @@ async def test_no_delivery_is_claimed_at_the_commit_without_the_duty(system: Del
     await asyncio.sleep(0.02)
 
     assert there.attempts == []
+
+
+async def test_a_claim_at_the_commit_keeps_the_fence_of_the_change(system: DeliverySystem) -> None:
+    system.add_route()
+    await system.start()
+    await system.store.tasks.add(a_task(), b"{}")
+    seen: list[ApplyCall] = []
+    store = system.store.tasks
+
+    class Tasks:
+        async def apply_all(self, calls: Sequence[ApplyCall]) -> Sequence[Change | BaseException | None]:
+            seen.extend(calls)
+            return await store.apply_all(calls)
+
+    claiming: Any = Tasks()
+    fence = Fence(duty=Duty.KLING, instance="one", epoch=1, made_at=0.0)
+    call = ApplyCall(ref=ById(id="tsk_1"), decide=lambda *_: Change(), fence=fence)
+    await ClaimingTaskStore(claiming, system.commit_claims, broken=system.store.broken).apply_all([call])
+
+    assert [each.fence for each in seen] == [fence]
+    assert seen != [call]
 
 
 async def test_a_change_that_is_not_stored_frees_its_slot(system: DeliverySystem) -> None:
