@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Mapping
 from random import Random
 from typing import Any
@@ -11,6 +12,7 @@ from chaos.oracle import Oracle
 from chaos.simulated_host import AsgiResponse
 
 _RETRY_SECONDS = 60.0
+_LATE_SECONDS = 120.0
 _HOUR = 3600.0
 _RECENT = 40
 _NEWEST = 5
@@ -27,19 +29,28 @@ class Operator:
         self._oracle = oracle
         self._routes = routes
         self._pace = pace
+        self._releasing = Counter[str]()
 
     async def hold_route(self) -> None:
         """Hold a route for some hours, then release it."""
         route = self._rng.choice(self._routes)
         if await self._request(f"/api/routes/{route}/hold", {"why": "to look at it"}) is None:
             return
-        self._oracle.held_routes[route] = asyncio.get_running_loop().time()
+        if not self._releasing[route]:
+            self._oracle.held_routes[route] = asyncio.get_running_loop().time()
         await asyncio.sleep(_HOUR * self._rng.expovariate(1 / 3) / self._pace)
+        await self._release(route)
+
+    async def _release(self, route: str) -> None:
+        """Release a route. A request without an answer may take effect later, also after another hold."""
+        self._releasing[route] += 1
         self._oracle.held_routes.pop(route, None)
-        released = await self._request(f"/api/routes/{route}/release", {})
-        while released is None:
+        is_late = False
+        while await self._request(f"/api/routes/{route}/release", {}) is None:
+            is_late = True
             await asyncio.sleep(_RETRY_SECONDS)
-            released = await self._request(f"/api/routes/{route}/release", {})
+        await asyncio.sleep(_LATE_SECONDS if is_late else 0)
+        self._releasing[route] -= 1
 
     async def retry_delivery(self) -> None:
         """Retry a delivery of any status."""
