@@ -20,6 +20,8 @@ from receiver.domain.model import Task
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 CLIENT = "client"
 """The destination of a client's callback URL: gets Kling's bodies, unsigned."""
+CONCURRENCY = {"ends": 2, "images": 3}
+"""How many deliveries these routes may send at once, as the configurations say."""
 UNVERIFIED_ROUTE = "all"
 """The route that accepts unverified events."""
 
@@ -119,7 +121,7 @@ class Oracle:
         if before is not None and _RANK.get(after, 0) < _RANK.get(before, 0):
             self.report(f"{task.id} moves back from {before} to {after}")
 
-    # At most one attempt of a delivery is in flight.
+    # At most one attempt of a delivery is in flight, and no more of a route than it may have.
 
     def on_process_end(self) -> None:
         """Forget the attempts in flight: the process was killed."""
@@ -132,23 +134,32 @@ class Oracle:
         if delivery is None:  # not an attempt
             yield
             return
-        self.check_attempt(delivery)
+        route = self.check_attempt(delivery)
         if in_flight[delivery]:
             self.report(f"{delivery} is sent twice at once")
-        in_flight[delivery] += 1
+        with self.counted(in_flight, delivery, route):
+            yield
+
+    @contextmanager
+    def counted(self, in_flight: Counter[str], delivery: str, route: str) -> Iterator[None]:
+        """Count an attempt while it is in flight, for its delivery and for its route."""
+        in_flight.update((delivery, route))
+        if in_flight[route] > CONCURRENCY.get(route, in_flight[route]):
+            self.report(f"{route} sends {in_flight[route]} deliveries at once")
         try:
             yield
         finally:
-            in_flight[delivery] -= 1
+            in_flight.subtract((delivery, route))
 
-    def check_attempt(self, delivery: str) -> None:
-        """Check the row of a delivery that is sent."""
+    def check_attempt(self, delivery: str) -> str:
+        """Check the row of a delivery that is sent. Return its route."""
         self._watched.add(delivery)
         rows = self.rows("SELECT status, claim, route FROM deliveries WHERE id = ?", delivery)
         if not rows or rows[0][0] != "pending" or rows[0][1] is None:
             self.report(f"{delivery} is sent with the row {rows}")
         elif self._is_held(rows[0][2]):
             self.report(f"{delivery} is sent by {rows[0][2]}, which the operator holds")
+        return rows[0][2] if rows else ""
 
     def _is_held(self, route: str) -> bool:
         """Return whether an operator held the route so long ago that no earlier attempt can still be in flight."""

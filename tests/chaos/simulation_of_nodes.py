@@ -148,16 +148,13 @@ class NodesOracle(Oracle):
         if delivery is None:
             yield
             return
-        self.check_attempt(delivery)
+        route = self.check_attempt(delivery)
         self.require_duty("delivering", node, f"{delivery} is sent")
         if any(in_flight[delivery] for in_flight in self._in_flight_of.values()):
             self.report(f"{delivery} is sent twice at once")
         in_flight = self._in_flight_of.setdefault(node, Counter())
-        in_flight[delivery] += 1
-        try:
+        with self.counted(in_flight, delivery, route):
             yield
-        finally:
-            in_flight[delivery] -= 1
 
     def watch_request(self, node: str, method: str, url: str) -> None:
         """Check that a create is sent by the node that may."""

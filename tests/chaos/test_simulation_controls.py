@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from receiver.delivery import dispatcher
 from receiver.delivery.dispatcher import Dispatcher
+from receiver.delivery.lane import Lane
 from receiver.delivery.route_states import RouteStates
 from receiver.domain.audit import AuditEntry
 from receiver.domain.model import EndReason, HeldBy, Push, RouteState, Task, TaskState
@@ -129,6 +130,10 @@ def ignores_operator_hold(patch: Patch) -> None:
     patch.setattr(RouteStates, "get", of)
 
 
+def ignores_concurrency(patch: Patch) -> None:
+    patch.setattr(Lane, "concurrency", property(lambda _: 50, lambda *_: None))
+
+
 def cancels_in_flight_tasks(patch: Patch) -> None:
     async def cancelled(self: CreateRecorder, task_id: str, action: AuditEntry) -> Task | None:
         def judge(held: Task, _: Sequence[Push]) -> Change:
@@ -163,6 +168,7 @@ def forgets_replays(patch: Patch) -> None:
         (skips_lookup_before_resubmit, "was created 2 times", 3),
         (forgets_batches, "a wrong event", 1),
         (ignores_operator_hold, "which the operator holds", 4),
+        (ignores_concurrency, "deliveries at once", 1),
         (cancels_in_flight_tasks, "was cancelled and is", 9),
         (forgets_replays, "replay", 1),
     ],
