@@ -252,7 +252,7 @@ class Dispatcher:
 
     @contextmanager
     def _slots_kept_for_claim(self, routes: Collection[str]) -> Iterator[None]:
-        """Give no slot of these routes to a new delivery: the claim of older ones may need them all."""
+        """Keep the free slots of these routes from new deliveries: the claim of older ones may need them all."""
         self._under_claim = routes
         try:
             yield
