@@ -19,7 +19,7 @@ from chaos.virtual_time import VirtualClock
 from receiver.kling.simulator import Options, Simulator
 from receiver.kling.simulator.api import Api
 from receiver.kling.simulator.tasks import Task
-from receiver.net.http_client import HttpResponse
+from receiver.net.http_client import BeforeSend, HttpResponse
 
 HOST = "http://api.klingai.com"
 _LATENCY_SECONDS = 0.05
@@ -103,8 +103,11 @@ class InProcessHttpClient:
         time_limit: timedelta,  # noqa: ARG002 -- the account always answers
         max_body: int,  # noqa: ARG002 -- answers are small
         reuse: bool = True,  # noqa: ARG002 -- there are no connections
+        before_send: BeforeSend | None = None,
     ) -> HttpResponse:
         """Deliver a request, and return the answer."""
+        if before_send is not None:
+            await before_send()
         parts = urlsplit(url)
         return await asyncio.shield(
             spawn_detached(self._carry(method, parts.path, parts.query, dict(headers or {}), content))

@@ -14,7 +14,7 @@ from chaos.simulated_host import HostDownError, SimulatedHost
 from chaos.simulated_network import spawn_detached
 from harness.clock import START
 
-from receiver.net.http_client import HttpResponse
+from receiver.net.http_client import BeforeSend, HttpResponse
 
 HOST = "http://api.klingai.com"
 LEAST_SECONDS, MOST_SECONDS = 10.0, 600.0
@@ -83,8 +83,11 @@ class TimedKling:
         time_limit: timedelta,  # noqa: ARG002 -- it always answers
         max_body: int,  # noqa: ARG002 -- answers are small
         reuse: bool = True,  # noqa: ARG002 -- there are no connections
+        before_send: BeforeSend | None = None,
     ) -> HttpResponse:
         """Answer a request after a while."""
+        if before_send is not None:
+            await before_send()
         await asyncio.sleep(self.rng.uniform(*_LATENCY))
         answer = self._answer(method, urlsplit(url), content)
         await asyncio.sleep(self.rng.uniform(*_LATENCY))
