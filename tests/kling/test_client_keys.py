@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import jwt
 import pytest
-import structlog
 from harness.clock import FakeClock
+from harness.logs import capture_logs
 from harness.scripted_kling import (
     CREATED,
     ENDPOINT,
@@ -159,7 +159,7 @@ async def test_a_key_that_the_server_quotes_is_hidden(pair: bool) -> None:
         return ScriptedAnswer(document={"code": 1002, "message": quoted}, status=401)
 
     async with a_scripted_server(script) as server, a_client(server.url, pair=pair) as kling:
-        with structlog.testing.capture_logs() as logs:
+        with capture_logs() as logs:
             answer = await kling.create(ENDPOINT, b"{}")
 
     shown = f"{answer!r} {answer.error} {answer.error!r} {kling!r} {vars(kling)} {logs}"

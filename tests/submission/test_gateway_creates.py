@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from harness.fake_kling import FakeKling, no_response, refusal
+from harness.logs import capture_logs
 from harness.submitted_tasks import CERTAIN_AFTER
 from harness.task_system import JOB, IdleClock, TaskSystem, a_task_system
 from harness.waiting import wait_until
@@ -58,7 +58,7 @@ def answer_now(system: TaskSystem) -> None:
 async def test_a_repeat_in_flight_waits_for_the_first_answer(tmp_path: Path, key: str | None) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         first = await begin(system, key=key, has_left=True)
-        with structlog.testing.capture_logs() as logs:
+        with capture_logs() as logs:
             repeats = [asyncio.create_task(create(system, key=key)) for _ in range(2)]
             await wait_until(lambda: [line["event"] for line in logs].count("create.repeated") == 2)
         answer_now(system)
@@ -83,7 +83,7 @@ async def test_an_equal_create_a_second_later_is_a_repeat_although_the_first_cli
     async with a_task_system(tmp_path) as system, system.running():
         first = await begin(system)
         await system.advance(1)
-        with structlog.testing.capture_logs() as logs:
+        with capture_logs() as logs:
             second = asyncio.create_task(create(system))
             await wait_until(lambda: "create.repeated" in [line["event"] for line in logs])
         answer_now(system)
@@ -261,7 +261,7 @@ async def test_repeats_that_wait_for_a_create_that_kling_refuses_make_one_task(t
     async with a_task_system(tmp_path) as system, system.running():
         system.kling.create_faults = [refusal(429, 1303)]
         first = await begin(system, key=key, has_left=True)
-        with structlog.testing.capture_logs() as logs:
+        with capture_logs() as logs:
             repeats = [asyncio.create_task(create(system, key=key)) for _ in range(3)]
             await wait_until(lambda: [line["event"] for line in logs].count("create.repeated") == 3)
         answer_now(system)
@@ -278,7 +278,7 @@ async def test_a_client_that_has_left_is_no_reason_to_send_a_refused_create_agai
     async with a_task_system(tmp_path) as system, system.running():
         system.kling.create_faults = [refusal(429, 1303)]
         first = await begin(system, key=key, has_left=True)
-        with structlog.testing.capture_logs() as logs:
+        with capture_logs() as logs:
             left = asyncio.create_task(create(system, key=key, has_left=True))
             await wait_until(lambda: "create.repeated" in [line["event"] for line in logs])
         answer_now(system)
