@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from random import Random
@@ -50,9 +50,10 @@ class AttemptRunner:
         self._tenure = tenure
         self._unlogged: list[_Recorded] = []  # in this turn of the event loop
 
-    async def run(self, lane: Lane, claimed: ClaimedDelivery) -> bool:
+    async def run(self, lane: Lane, claimed: ClaimedDelivery, *, on_accepted: Callable[[], None]) -> bool:
         """Attempt one delivery and record the outcome. Return whether that was its last attempt.
 
+        *on_accepted* is called before an acceptance is recorded that changes nothing about the route.
         If cancelled, release the claim without counting an attempt.
         """
         number = claimed.delivery.attempts + 1
@@ -76,6 +77,8 @@ class AttemptRunner:
             reason=_reason(outcome),
             excerpt=outcome.excerpt,
         )
+        if isinstance(outcome, Accepted) and not self._route_states.get(claimed.delivery.route).has_failures:
+            on_accepted()
         verdict, recorded = await self._route_states.record_attempt(
             claimed,
             attempt,

@@ -73,11 +73,11 @@ class Dispatcher:
         self._grace = grace
         self._tenure = tenure
         self._in_flight: Counter[str] = Counter()
+        self._sent: Counter[str] = Counter()  # those in flight that were accepted, and are being recorded
         self._attempts = TaskSet("delivery.not_recorded")
         self._claims: dict[str, str] = {}  # delivery ID -> claim of its attempt in flight
-        metrics = metrics or Metrics()
         self._runner = AttemptRunner(
-            queue, route_states, self._claims, clock=clock, rng=rng, metrics=metrics, tenure=tenure
+            queue, route_states, self._claims, clock=clock, rng=rng, metrics=metrics or Metrics(), tenure=tenure
         )
         self._clock_watch = ClockWatch(latest=ids.latest)
         self._suspects = Suspects(clock)
@@ -167,8 +167,15 @@ class Dispatcher:
         lane = self._lanes(route)
         if lane is None or self._route_states.get(route).is_held:
             return 0
-        free = lane.concurrency - self._in_flight[route]
+        free = self._free_slots(route, lane)
         return free if lane.rate is None else min(free, lane.rate.available(now))
+
+    def _free_slots(self, route: str, lane: Lane) -> int:
+        """Return how many deliveries may be claimed from the store.
+
+        An attempt that was accepted no longer needs its slot: its record is written before the claim, or with it.
+        """
+        return lane.concurrency - self._in_flight[route] + self._sent[route]
 
     async def _isolate_suspect(self) -> bool:
         """Attempt the next suspect as soon as nothing is in flight. Return whether nothing else may start meanwhile."""
@@ -216,7 +223,7 @@ class Dispatcher:
             return await self._probe(lane, state, due_at, now)
         if due_at > now:
             return due_at
-        free = lane.concurrency - self._in_flight[route]
+        free = self._free_slots(route, lane)
         if free <= 0:
             return None
         allowed = free if lane.rate is None else lane.rate.available(now)
@@ -286,7 +293,9 @@ class Dispatcher:
         lane = self._lanes(route)
         if lane is None or delivery.due_at > now or not self._tenure.is_held:
             return None
-        if route in self._under_claim or not self._is_caught_up(route) or self._limit(route, now) <= 0:
+        # An attempt that is being recorded keeps its slot from this one, which may be stored before the record.
+        is_full = self._in_flight[route] >= lane.concurrency or self._limit(route, now) <= 0
+        if is_full or route in self._under_claim or not self._is_caught_up(route):
             self._refused.add(route)
             return None
         self._in_flight[route] += 1
@@ -311,26 +320,34 @@ class Dispatcher:
 
     def _start_attempt(self, route: str, lane: Lane, claimed: ClaimedDelivery) -> None:
         """Start an attempt in a slot that is taken already."""
-        is_over = False
+        is_sent = is_over = False
 
         async def attempt() -> None:
             nonlocal is_over
-            is_over = await self._runner.run(lane, claimed)
+            is_over = await self._runner.run(lane, claimed, on_accepted=accepted)
+
+        def accepted() -> None:
+            nonlocal is_sent
+            is_sent = True
+            self._sent[route] += 1
+            if not self._is_caught_up(route):
+                self._wake_in_groups(route, lane)
 
         def done() -> None:
             self._claims.pop(claimed.delivery.id, None)
             self._in_flight[route] -= 1
+            self._sent[route] -= is_sent
             was_alone = self._suspects.end(claimed.delivery.id)
             if was_alone or not is_over:
                 self._wake.set()
-            elif not self._is_caught_up(route):
-                self._wake_in_groups(lane.concurrency, self._in_flight[route])
+            elif not is_sent and not self._is_caught_up(route):
+                self._wake_in_groups(route, lane)
 
         self._attempts.spawn(attempt(), on_done=done, context=self._context.copy(), delivery=claimed.delivery.id)
 
-    def _wake_in_groups(self, concurrency: int, in_flight: int) -> None:
+    def _wake_in_groups(self, route: str, lane: Lane) -> None:
         """Wake up when a quarter of a lane's slots is free, or after a short while: each claim is a transaction."""
-        if not in_flight or concurrency - in_flight >= concurrency // 4:
+        if self._free_slots(route, lane) >= lane.concurrency // 4:
             self._wake.set()
         elif self._wake_timer is None:
             self._wake_timer = asyncio.get_running_loop().call_later(_MAX_GROUPING_SECONDS, self._wake_now)

@@ -347,6 +347,11 @@ class RouteState(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the route delivers nothing."""
         return self.held_by is not None
 
+    @property
+    def has_failures(self) -> bool:
+        """Whether there is something that an accepted delivery ends."""
+        return bool(self.failures or self.failing or self.rejected) or self.held_by is HeldBy.FAILURES
+
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     """The destination accepted the event."""

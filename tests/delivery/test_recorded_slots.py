@@ -1,0 +1,117 @@
+"""The slot of an accepted attempt is given to a waiting delivery while the attempt is recorded, no sooner."""
+
+import asyncio
+from itertools import groupby
+from typing import Any
+
+from harness.delivery_system import FAILED, SECOND, DeliverySystem
+from harness.waiting import wait_until
+
+from receiver.domain.model import Accepted
+from receiver.store.interfaces import DeliveryQueue
+
+
+class SlowRecords:
+    """A delivery queue whose records wait for a gate once they are queued. It keeps the order of records and claims."""
+
+    def __init__(self, queue: DeliveryQueue) -> None:
+        self.gate = asyncio.Event()
+        self.calls: list[str] = []
+        self._queue = queue
+
+    def __getattr__(self, name: str) -> Any:
+        if name in {"claim", "claim_routes"}:
+            self.calls.append("claim")
+        return getattr(self._queue, name)
+
+    async def record_attempt(self, *args: Any, **kwargs: Any) -> bool:
+        self.calls.append("record")
+        await self.gate.wait()
+        return await self._queue.record_attempt(*args, **kwargs)
+
+
+async def start_with_slow_records(system: DeliverySystem) -> SlowRecords:
+    made: list[SlowRecords] = []
+
+    def wrap(queue: DeliveryQueue) -> Any:
+        made.append(SlowRecords(queue))
+        return made[0]
+
+    await system.start(wrap_queue=wrap)
+    made[0].calls.clear()
+    return made[0]
+
+
+async def test_a_waiting_delivery_gets_the_slot_of_an_accepted_attempt_while_that_is_recorded(
+    system: DeliverySystem,
+) -> None:
+    there = system.add_route(concurrency=1)
+    records = await start_with_slow_records(system)
+
+    ids = await system.add_events(3, settle=False)
+    await wait_until(lambda: records.calls.count("record") == 3)
+
+    assert there.event_ids == ids
+    assert there.max_concurrent == 1
+    turns = [call for call, _ in groupby(records.calls)]
+    assert turns[:6] == ["claim", "record", "claim", "record", "claim", "record"]
+    records.gate.set()
+    await system.settle()
+    assert await system.statuses() == ["delivered"] * 3
+
+
+async def test_a_new_delivery_is_not_claimed_by_its_commit_before_the_attempt_in_its_slot_is_recorded(
+    system: DeliverySystem,
+) -> None:
+    there = system.add_route(concurrency=1)
+    records = await start_with_slow_records(system)
+    ids = await system.add_events(1, at_commit=True, settle=False)
+    await wait_until(lambda: records.calls == ["record"])
+
+    ids += await system.add_events(1, at_commit=True, settle=False)
+    await wait_until(lambda: len(there.attempts) == 2)
+
+    assert records.calls[:2] == ["record", "claim"]  # from the store, behind the record
+    assert there.event_ids == ids
+    records.gate.set()
+    await system.settle()
+    assert await system.statuses() == ["delivered"] * 2
+
+
+async def test_a_failed_attempt_keeps_its_slot_until_it_is_recorded(system: DeliverySystem) -> None:
+    there = system.add_route(concurrency=1)
+    there.respond = lambda _: FAILED
+    records = await start_with_slow_records(system)
+
+    await system.add_events(2, settle=False)
+    await wait_until(lambda: records.calls[-1:] == ["record"])
+    system.notifiers.deliveries.notify()
+    await wait_until(lambda: len(system.clock.waits) == len(system.running))
+
+    assert len(there.attempts) == 1
+    records.gate.set()
+    await system.settle()
+    assert len(there.attempts) == 2
+
+
+async def test_an_accepted_attempt_that_ends_failures_keeps_its_slot_until_it_is_recorded(
+    system: DeliverySystem,
+) -> None:
+    there = system.add_route(concurrency=1)
+    there.respond = lambda _: FAILED
+    records = await start_with_slow_records(system)
+    records.gate.set()
+    await system.add_events(1)
+    there.respond = lambda _: Accepted(code=204)
+    records.gate.clear()
+    records.calls.clear()
+
+    await system.add_events(2, settle=False)
+    await wait_until(lambda: records.calls[-1:] == ["record"])
+    system.notifiers.deliveries.notify()
+    await wait_until(lambda: len(system.clock.waits) == len(system.running))
+
+    assert len(there.attempts) == 2
+    records.gate.set()
+    await system.advance(60 * SECOND)
+    assert await system.statuses() == ["delivered"] * 3
