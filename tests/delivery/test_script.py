@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from harness.script_sender import (
     send_to_script,
 )
 
+from receiver.delivery.senders import process
 from receiver.delivery.senders.script import ScriptSender
 from receiver.domain.model import Accepted
 from receiver.domain.secret import Secret
@@ -186,6 +188,41 @@ async def test_endless_output_takes_no_memory() -> None:
     assert isinstance(outcome, Accepted)
     assert len(outcome.excerpt) == 65536
     assert memory() - before < 50_000_000
+
+
+async def test_the_whole_output_of_a_brief_script_is_kept_without_reading_while_it_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(process, "_READ_AFTER", 60)
+
+    outcome = await run_shell("head -c 65536 /dev/zero")  # as much as the pipe holds
+
+    assert outcome == Accepted(code=0, excerpt=bytes(65536))
+
+
+async def test_a_script_that_is_ended_can_still_write_more_than_the_pipe_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_READ_AFTER", 60)
+    text = "trap 'head -c 300000 /dev/zero; echo bye; exit 0' TERM; echo begun; sleep 60 & wait"
+
+    outcome = expect_failed(await run_shell(text, timeout=timedelta(seconds=1)))
+
+    assert outcome.excerpt.endswith(b"\0bye\n")
+
+
+async def test_waiting_for_a_brief_script_registers_one_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_READ_AFTER", 60)
+    loop, registered = asyncio.get_running_loop(), []
+    add_reader = loop.add_reader
+
+    def count(descriptor: int, callback: Callable[..., object], *arguments: object) -> None:
+        registered.append(descriptor)
+        add_reader(descriptor, callback, *arguments)
+
+    monkeypatch.setattr(loop, "add_reader", count)
+
+    await run_shell("echo hello")
+
+    assert len(registered) == 1
 
 
 async def test_an_output_limit_of_zero_keeps_nothing() -> None:

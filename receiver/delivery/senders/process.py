@@ -14,7 +14,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from io import FileIO
 from pathlib import Path
 
 import msgspec
@@ -25,6 +24,9 @@ KILL_AFTER = timedelta(seconds=5)
 LINGER = timedelta(seconds=1)
 MAX_SHUTDOWN = KILL_AFTER + 3 * LINGER
 """The longest that ending a program takes after its time limit."""
+
+_READ_AFTER = 0.05
+"""Seconds until the output of a running program is read. Most end sooner, and then it is read once, at their end."""
 
 _POLL_INTERVAL = 0.03
 _KILL_ROUNDS = 10  # a program may fork while it is being killed
@@ -53,16 +55,20 @@ async def run(
 
     Raises OSError or ValueError if it cannot be started. When cancelled, it ends the program before it returns.
     """
-    with _memory_file(content) as event:
+    event = _memory_file(content)
+    try:
         read_end, write_end = os.pipe()
-        with FileIO(write_end, "w") as output:
-            tail = _Tail(FileIO(read_end), limit=output_limit)
+        try:
             inode, since = os.fstat(write_end).st_ino, ticks_since_boot()
-            try:
-                process = _spawn(command, event, output, cwd=cwd, env={**env, **run_marker(inode)})
-            except BaseException:
-                tail.close()
-                raise
+            process = _spawn(command, event, write_end, cwd=cwd, env={**env, **run_marker(inode)})
+        except BaseException:
+            os.close(read_end)
+            raise
+        finally:
+            os.close(write_end)
+    finally:
+        os.close(event)
+    tail = _Tail(read_end, limit=output_limit)
     program = _Program(process, tail, tree=ProcessTree(process.pid, inode, since))
     try:
         return await program.finish(time_limit)
@@ -96,7 +102,7 @@ def _signal(processes: Iterable[Process], number: signal.Signals) -> None:
 
 
 def _spawn(
-    command: Sequence[str], event: FileIO, output: FileIO, *, cwd: Path | None, env: Mapping[str, str]
+    command: Sequence[str], event: int, output: int, *, cwd: Path | None, env: Mapping[str, str]
 ) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(  # noqa: S603  # the operator's own command
         command, stdin=event, stdout=output, stderr=output, cwd=cwd, env=env, start_new_session=True
@@ -143,17 +149,20 @@ class _Program:
         try:
             pidfd = _open_pidfd(self._process.pid)
         except OSError:  # not available or not permitted on this system
+            self._tail.start()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 await asyncio.to_thread(self._process.wait, seconds)
             return self._process.returncode is not None
         loop = asyncio.get_running_loop()
         woken = asyncio.Event()
         alarm = loop.call_later(seconds, woken.set)  # asyncio.timeout() costs 15 us more
+        reading = loop.call_later(_READ_AFTER, self._tail.start)
         loop.add_reader(pidfd, woken.set)
         try:
             await woken.wait()
         finally:
             alarm.cancel()
+            reading.cancel()
             loop.remove_reader(pidfd)
             os.close(pidfd)
         return self._process.poll() is not None
@@ -171,6 +180,7 @@ class _Program:
     async def _wait_for_output_end(self) -> bool:
         if self._tail.has_ended_now():
             return True
+        self._tail.start()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER.total_seconds()):
                 await self._tail.ended.wait()
@@ -178,6 +188,7 @@ class _Program:
 
     async def _terminate(self, find: Callable[[], frozenset[Process]], *, group: bool, grace: timedelta) -> None:
         """Send SIGTERM to the processes from *find*, and to the *group*. Kill those still alive after *grace*."""
+        self._tail.start()  # a program may write much before it ends
         found = find()
         self._signal(found, signal.SIGTERM, group=group)
         self._signal(found, signal.SIGCONT, group=group)  # a stopped process cannot handle SIGTERM
@@ -215,39 +226,51 @@ class _Tail:
     it. In between, another thread may open a file under the same number, and lose it to the second close.
     """
 
-    def __init__(self, pipe: FileIO, *, limit: int) -> None:
+    def __init__(self, pipe: int, *, limit: int) -> None:
         self.ended = asyncio.Event()
         self._pipe = pipe
         self._limit = limit
         self._buffer = bytearray()
         self._loop = asyncio.get_running_loop()
-        os.set_blocking(pipe.fileno(), False)
-        self._loop.add_reader(pipe.fileno(), self._read)
+        self._is_reading = False
+        os.set_blocking(pipe, False)
+
+    def start(self) -> None:
+        """Read from now on whenever there is output."""
+        if not self._is_reading and not self.ended.is_set():
+            self._is_reading = True
+            self._loop.add_reader(self._pipe, self._read)
 
     def excerpt(self) -> bytes:
         """Return the last bytes."""
         return bytes(self._buffer[-self._limit :]) if self._limit else b""
 
     def has_ended_now(self) -> bool:
-        """Read once without waiting. Return whether the output has ended."""
-        if not self.ended.is_set():
-            self._read()
+        """Read what the pipe holds, without waiting. Return whether the output has ended."""
+        for _ in range(2):  # the output, then its end
+            if not self.ended.is_set():
+                self._read()
         return self.ended.is_set()
 
     def close(self) -> None:
         """Stop reading and close the pipe."""
-        if not self._pipe.closed:
-            self._loop.remove_reader(self._pipe.fileno())
-            self._pipe.close()
+        self._stop()
+        os.close(self._pipe)
+
+    def _stop(self) -> None:
+        if self._is_reading:
+            self._is_reading = False
+            self._loop.remove_reader(self._pipe)
 
     def _read(self) -> None:
         """Append what the pipe holds. Drop old bytes in large steps, because each drop copies the buffer."""
-        data = self._pipe.read(_CHUNK_SIZE)
-        if data is None:  # a spurious wake-up
+        try:
+            data = os.read(self._pipe, _CHUNK_SIZE)
+        except BlockingIOError:  # nothing at the moment
             return
         if not data:
             self.ended.set()
-            self._loop.remove_reader(self._pipe.fileno())
+            self._stop()
         self._buffer += data
         if len(self._buffer) > 2 * self._limit + len(data):
             del self._buffer[: -self._limit or None]
@@ -260,18 +283,22 @@ def _open_pidfd(process_id: int) -> int:
     return os.pidfd_open(process_id)
 
 
-def _memory_file(content: bytes) -> FileIO:
-    """Make an unnamed file with *content*, positioned at its start. Without a buffer, which would cost more than it."""
-    if sys.platform == "linux":
-        file = FileIO(os.memfd_create("event", os.MFD_CLOEXEC), "w+")
-    else:
-        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # the caller closes it
+def _memory_file(content: bytes) -> int:
+    """Make an unnamed file with *content*, positioned at its start. Return its descriptor."""
+    file = _unnamed_file()
     try:
         rest = memoryview(content)
         while rest:
-            rest = rest[file.write(rest) :]
-        file.seek(0)
+            rest = rest[os.write(file, rest) :]
+        os.lseek(file, 0, os.SEEK_SET)
     except BaseException:
-        file.close()
+        os.close(file)
         raise
     return file
+
+
+def _unnamed_file() -> int:
+    if sys.platform == "linux":
+        return os.memfd_create("event", os.MFD_CLOEXEC)
+    with tempfile.TemporaryFile(buffering=0) as file:
+        return os.dup(file.fileno())
