@@ -112,6 +112,14 @@ async def test_without_a_folder_its_variable_is_absent() -> None:
     assert "not reached" not in outcome.excerpt.decode()
 
 
+async def test_variables_are_read_from_an_event_with_half_a_character() -> None:
+    event = an_event(envelope=b'{"data":{"status":"succeed","message":"\\ud83d"}}')
+
+    outcome = await run_shell('echo "[$KLING_STATUS]"', request=a_delivery_request(event=event))
+
+    assert outcome.excerpt == b"[succeed]\n"
+
+
 async def test_a_folder_name_with_spaces_is_not_passed() -> None:
     data = {**ENVELOPE, "data": {"assets": [{"path": "/srv/my results/evt_1/0.png"}]}}
     event = an_event(envelope=json.dumps(data).encode())

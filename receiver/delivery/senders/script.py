@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
+
 from receiver.delivery.senders.process import MAX_SHUTDOWN, ProcessResult, run
 from receiver.delivery.senders.sender import DeliveryRequest
 from receiver.domain.model import Accepted, Event, Failed, Json, Outcome, Refused
@@ -19,6 +21,7 @@ from receiver.domain.tracing import trace_headers
 from receiver.events import payload
 from receiver.settings import ScriptSettings
 
+_decode_json = msgspec.json.Decoder().decode
 _UNSAFE = re.compile(r"[^A-Za-z0-9_./:-]")
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -47,7 +50,7 @@ class ScriptSender:
 
     def __init__(self, settings: ScriptSettings, *, environ: Mapping[str, str] | None = None) -> None:
         self._settings = settings
-        self._environ = os.environ if environ is None else environ
+        self._environment = _base_environment(settings, os.environ if environ is None else environ)
 
     @property
     def timeout(self) -> timedelta:
@@ -63,30 +66,19 @@ class ScriptSender:
         try:
             result = await run(
                 self._settings.command,
-                content=await self.preview(request.event),
-                env=self._base_environment() | _variables(request) | _trace_variable(),
+                content=payload.serialize(request.event),
+                env=self._environment | _variables(request) | _trace_variable(),
                 cwd=self._settings.cwd,
                 time_limit=self._settings.timeout,
                 output_limit=self._settings.output_limit,
             )
         except (OSError, ValueError) as exc:
-            return Failed(
-                reason=start_failure(self._settings, exc, path=self._base_environment()["PATH"]), fault="script_start"
-            )
+            reason = start_failure(self._settings, exc, path=self._environment["PATH"])
+            return Failed(reason=reason, fault="script_start")
         return outcome_of(result, name=self._settings.command[0], timeout=self._settings.timeout)
 
     async def aclose(self) -> None:
         """Do nothing: no resources are kept between attempts."""
-
-    def _base_environment(self) -> dict[str, str]:
-        """Return the environment of every script: PATH, LANG, HOME and the route's own variables."""
-        own = {
-            "PATH": self._environ.get("PATH") or _DEFAULT_PATH,
-            "LANG": self._environ.get("LANG") or "C.UTF-8",
-            "HOME": self._environ.get("HOME") or "/",
-        }
-        added = self._settings.env.items()
-        return own | {name: value.reveal() if isinstance(value, Secret) else value for name, value in added}
 
 
 def outcome_of(result: ProcessResult, *, name: str, timeout: timedelta) -> Outcome:
@@ -206,6 +198,17 @@ def _signal_name(number: int) -> str:
     return f"{known.name} ({hint})" if hint else known.name
 
 
+def _base_environment(settings: ScriptSettings, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of every script: PATH, LANG, HOME and the route's own variables."""
+    own = {
+        "PATH": environ.get("PATH") or _DEFAULT_PATH,
+        "LANG": environ.get("LANG") or "C.UTF-8",
+        "HOME": environ.get("HOME") or "/",
+    }
+    added = settings.env.items()
+    return own | {name: value.reveal() if isinstance(value, Secret) else value for name, value in added}
+
+
 def _variables(request: DeliveryRequest) -> dict[str, str]:
     """Return the KLING_ variables of an event. Untrusted values are reduced to safe characters."""
     data = _event_data(request.event)
@@ -223,7 +226,10 @@ def _variables(request: DeliveryRequest) -> dict[str, str]:
     }
     if folder := _asset_dir(data):  # otherwise absent: an empty one would turn "$KLING_ASSET_DIR"/* into /*
         values["KLING_ASSET_DIR"] = folder
-    return {name: "" if value is None else _UNSAFE.sub("", str(value)) for name, value in values.items()}
+    texts = {name: "" if value is None else str(value) for name, value in values.items()}
+    if _UNSAFE.search("".join(texts.values())):
+        return {name: _UNSAFE.sub("", text) for name, text in texts.items()}
+    return texts
 
 
 def _trace_variable() -> dict[str, str]:
@@ -232,7 +238,11 @@ def _trace_variable() -> dict[str, str]:
 
 
 def _event_data(event: Event) -> Json:
-    data = json.loads(event.envelope).get("data")
+    try:
+        document = _decode_json(event.envelope)
+    except ValueError:  # half of a surrogate pair
+        document = json.loads(event.envelope)
+    data = document.get("data")
     return data if isinstance(data, dict) else {}
 
 
