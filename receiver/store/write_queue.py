@@ -64,15 +64,17 @@ class WriteQueue:
         health: StoreHealth,
         *,
         refuse: Callable[[Sequence[PendingWrite]], None] = lambda _: None,
+        groups: Callable[[Any], bool] = lambda _op: True,
         mixes: Callable[[Any], bool] = lambda _op: True,
     ) -> None:
         """*refuse* fails those of a new group that must not be written now.
 
-        A group has items of one operation, or of several operations that *mixes* permits.
+        A group has one call, or several of one operation that *groups* permits, or of several that *mixes* permits.
         """
         self._transact = transact
         self._health = health
         self._refuse = refuse
+        self._groups = groups
         self._mixes = mixes
         self._pending: deque[PendingWrite] = deque()
         self._wake = asyncio.Event()
@@ -142,7 +144,10 @@ class WriteQueue:
         return [call for call in calls if not call.future.done()]
 
     def _goes_with(self, calls: Sequence[PendingWrite], op: object) -> bool:
-        return not calls or calls[0].op is op or (self._mixes(calls[0].op) and self._mixes(op))
+        if not calls:
+            return True
+        first = calls[0].op
+        return self._groups(op) if first is op else self._mixes(first) and self._mixes(op)
 
     async def _process_group(self, group: Sequence[PendingWrite]) -> None:
         """Write a group; if one item makes it fail, write each item alone. Every caller gets a result or an error."""

@@ -8,15 +8,17 @@ import errno
 import fcntl
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import asyncpg
@@ -30,15 +32,17 @@ OLDEST_VERSION = 16
 _WATCHER = Path(__file__).with_name("postgres_watcher.py")
 _START_SECONDS = 60.0
 _TEMPLATE = "template_store"
+_LOG = "postgres_watcher.log"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostgresServer:
-    """A running server: its folder with the socket, its port on the loopback address, and its programs."""
+    """A running server: its folder with the socket, its port on the loopback address, its programs and its log."""
 
     folder: Path
     port: int
     programs: Path
+    log: Path
 
     def url(self, database: str) -> str:
         """Return the URL of a database through the socket, without a password."""
@@ -71,6 +75,16 @@ class PostgresServer:
         finally:
             await connection.close()
 
+    async def log_errors(self, database: str) -> None:
+        """Let the server log the errors of a database, from the next connection on."""
+        await self.execute(f"ALTER DATABASE {database} SET log_min_messages = 'error'")
+
+    def deadlocks(self, database: str) -> Sequence[str]:
+        """Return the deadlocks of a database whose errors are logged, each with the statements in the circle."""
+        entries = re.split(r"\n(?!\t)", self.log.read_text(errors="replace"))
+        ours = [entry for entry in entries if entry.startswith(f"{database} ")]
+        return [details for error, details in pairwise(ours) if error.endswith("ERROR:  deadlock detected")]
+
     def stop(self, how: signal.Signals) -> None:
         """Stop the server: SIGINT ends it in order, SIGQUIT at once. Its watcher starts it again."""
         os.kill(int((self.folder / "data/postmaster.pid").read_text().split()[0]), how)
@@ -102,7 +116,8 @@ def shared_server(folder: Path) -> Iterator[PostgresServer]:
         held = _join(pipe) or _start(folder, pipe)
     try:
         found = json.loads((folder / "postgres.json").read_text())
-        yield PostgresServer(folder=Path(found["folder"]), port=found["port"], programs=Path(found["programs"]))
+        paths = {name: Path(found[name]) for name in ("folder", "programs")}
+        yield PostgresServer(port=found["port"], log=folder / _LOG, **paths)
     finally:
         os.close(held)
 
@@ -124,7 +139,7 @@ def _start(folder: Path, pipe: Path) -> int:
     pipe.unlink(missing_ok=True)
     os.mkfifo(pipe, 0o600)
     first_end = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)  # held before the watcher looks
-    log = folder / "postgres_watcher.log"
+    log = folder / _LOG
     with log.open("wb") as output:
         subprocess.run(
             [sys.executable, _WATCHER, folder, find_programs(), PASSWORD],

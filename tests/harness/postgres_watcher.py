@@ -34,6 +34,7 @@ OPTIONS = {
     "max_wal_senders": "0",
     "log_min_messages": "fatal",
     "log_min_error_statement": "panic",
+    "log_line_prefix": "%d %p ",
 }
 
 
@@ -134,7 +135,7 @@ async def make_template(folder: Path, data: Path, programs: Path, port: int) -> 
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from harness.postgres import PostgresServer  # noqa: PLC0415 -- this is a program of its own
 
-    server = PostgresServer(folder=data, port=port, programs=programs)
+    server = PostgresServer(folder=data, port=port, programs=programs, log=folder / "postgres_watcher.log")
     for attempt in range(200):
         try:
             await server.execute("SELECT 1")

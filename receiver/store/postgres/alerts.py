@@ -116,6 +116,7 @@ async def _acknowledge(connection: Connection, group: Sequence[AcknowledgeCall])
 
 
 async def _close_ended(connection: Connection, group: Sequence[CloseAlertsCall]) -> Sequence[Sequence[str]]:
+    await fetch(connection, "lock_event_order")  # under it, alerts are locked in any order
     return [await _close(connection, call.ids, at=call.now) for call in group]
 
 

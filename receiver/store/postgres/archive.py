@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from receiver.domain.clock import from_micros, micros
-from receiver.domain.model import Event
+from receiver.domain.model import ArchiveState, Event
 from receiver.store import rows
 from receiver.store.interfaces import ArchiveUpdate
 from receiver.store.packing import pack
 from receiver.store.postgres.database import Connection, Reader
-from receiver.store.postgres.queries import change, fetch, fetch_value, write_each
+from receiver.store.postgres.queries import change, fetch, fetch_value, write_each, write_rows
 from receiver.store.postgres.task_changes import write_events
 from receiver.store.postgres.writer import WriteOp, Writer
 
@@ -53,14 +53,18 @@ async def _next_due(connection: Connection, exclude: Sequence[str]) -> datetime 
 
 
 async def _save(connection: Connection, group: Sequence[ArchiveUpdate]) -> Sequence[bool]:
+    alerts = [alert.event for update in group for alert in update.alerts]
+    await fetch(connection, "keep_tasks", {"ids": [event.task_id for event in alerts if event.task_id is not None]})
     ids = [update.event_id for update in group]
     archiving = {row["id"] for row in await fetch(connection, "events_still_archiving", {"ids": ids})}
     saved = [update for update in group if update.event_id in archiving]
     for update in saved:
         await _save_one(connection, update)
-    alerts = [alert for update in saved for alert in update.alerts]
-    deliveries = [delivery for alert in alerts for delivery in alert.deliveries]
-    await write_events(connection, [alert.event for alert in alerts], deliveries)
+    ready = {update.event_id: micros(update.deliver_at) for update in saved if update.deliver_at is not None}
+    await write_rows(connection, "make_archived_deliveries_due", ready.items())
+    raised = [alert for update in saved for alert in update.alerts]
+    deliveries = [delivery for alert in raised for delivery in alert.deliveries]
+    await write_events(connection, [alert.event for alert in raised], deliveries)
     return [update.event_id in archiving for update in group]
 
 
@@ -73,16 +77,15 @@ async def _save_one(connection: Connection, update: ArchiveUpdate) -> None:
         "archive_at": rows.micros_or_none(update.archive_at),
     }
     await change(connection, "save_archived_event", saved)
-    if update.deliver_at is not None:
-        deliver = {"event_id": update.event_id, "due_at": micros(update.deliver_at)}
-        await change(connection, "make_archived_deliveries_due", deliver)
 
 
 async def _abandon_all(connection: Connection, group: Sequence[datetime]) -> Sequence[int]:
     counts = []
     for now in group:
-        await change(connection, "make_all_archiving_deliveries_due", {"now": micros(now)})
-        counts.append(await change(connection, "abandon_all_archiving"))
+        found = await fetch(connection, "hold_archiving_events")
+        awaited = [(row["id"], micros(now)) for row in found if row["archiving"] == ArchiveState.PENDING]
+        await write_rows(connection, "make_archived_deliveries_due", awaited)
+        counts.append(await change(connection, "abandon_archiving", {"ids": [row["id"] for row in found]}))
     return counts
 
 
@@ -90,6 +93,6 @@ async def _make_all_due(connection: Connection, group: Sequence[datetime]) -> Se
     return [await change(connection, "make_all_archiving_due", {"now": micros(now)}) for now in group]
 
 
-_SAVE: WriteOp[ArchiveUpdate, bool] = WriteOp(write=_save)
+_SAVE: WriteOp[ArchiveUpdate, bool] = WriteOp(write=_save, groups=True)
 _ABANDON_ALL: WriteOp[datetime, int] = WriteOp(write=_abandon_all)
 _MAKE_ALL_DUE: WriteOp[datetime, int] = WriteOp(write=_make_all_due)

@@ -135,11 +135,12 @@ async def _checked_until(connection: Connection) -> datetime | None:
 async def _correct(
     connection: Connection, group: Sequence[tuple[datetime, Sequence[UnitCorrection]]]
 ) -> Sequence[None]:
-    """Correct costs in the order of their tasks, so that two nodes never wait for each other."""
+    """Correct costs. Their tasks are held before the order of events, for which others wait who hold a task."""
     corrected = sorted(
         ((each.task_id, micros(now), write_charges(each.charges)) for now, some in group for each in some),
         key=lambda row: row[0],
     )
+    await fetch(connection, "keep_tasks", {"ids": [task_id for task_id, _, _ in corrected]})
     for task_id, now, charges in corrected:
         arguments = {"task_id": task_id, "now": now, "charges": charges}
         await change(connection, "correct_cost", arguments)

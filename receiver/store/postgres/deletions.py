@@ -51,6 +51,9 @@ async def _stored(connection: Connection, task_id: str, *, hold: bool = False) -
     if found is None:
         return None
     task = rows.task(found)
+    if hold:
+        events = await fetch(connection, "hold_events_of_task", {"task_id": task_id})
+        await fetch(connection, "hold_deliveries", {"events": [row["id"] for row in events]})
     counts = await fetch_row(connection, "count_rows_of_task", {"task_id": task_id, "batch": task.batch})
     assert counts is not None  # noqa: S101 -- a SELECT without FROM has one row
     assets = await fetch(connection, "asset_places", {"task_id": task_id})

@@ -203,7 +203,8 @@ async def _save_verdicts(connection: Connection, calls: Sequence[RecordAttemptCa
     deaths: dict[str, list[RecordAttemptCall]] = {}
     for call in calls:
         if call.verdict.status is DeliveryStatus.DEAD:
-            deaths.setdefault(routes[call.attempt.delivery_id], []).append(call)
+            route = routes[call.attempt.delivery_id]
+            deaths.setdefault("reply" if route.startswith("reply:") else route, []).append(call)  # as it is counted
     for _, dead in sorted(deaths.items()):
         await write_rows(connection, "record_verdict", map(verdict_row, dead))
     others = [call for call in calls if call.verdict.status is not DeliveryStatus.DEAD]
@@ -285,16 +286,16 @@ async def _save_routes(connection: Connection, group: Sequence[SaveRouteCall]) -
 
 # A claim that a crash of the server undoes is made again, so nothing waits for the disk.
 _CLAIM: WriteOp[ClaimCall, Sequence[ClaimedDelivery]] = WriteOp(
-    write=_claim, is_durable=False, mixes=True, write_alone=_claim_alone
+    write=_claim, is_durable=False, groups=True, mixes=True, skips_locked=True, write_alone=_claim_alone
 )
 _CLAIM_ROUTES: WriteOp[ClaimRoutesCall, ClaimedRoutes] = WriteOp(
-    write=_claim_routes, is_durable=False, mixes=True, write_alone=_claim_routes_alone
+    write=_claim_routes, is_durable=False, groups=True, mixes=True, skips_locked=True, write_alone=_claim_routes_alone
 )
 _RECORD_ATTEMPT: WriteOp[RecordAttemptCall, bool] = WriteOp(
-    write=_record_attempts, mixes=True, write_alone=_record_attempts_alone
+    write=_record_attempts, groups=True, mixes=True, write_alone=_record_attempts_alone
 )
-_RELEASE: WriteOp[ReleaseCall, bool] = WriteOp(write=_release)
+_RELEASE: WriteOp[ReleaseCall, bool] = WriteOp(write=_release, groups=True)
 _RELEASE_ALL: WriteOp[ReleaseAllCall, RecoveredClaims] = WriteOp(write=_release_all)
 _RETRY_NOW: WriteOp[RetryNowCall, int] = WriteOp(write=_retry_now)
 _BRING_FORWARD: WriteOp[BringForwardCall, int] = WriteOp(write=_bring_forward)
-_SAVE_ROUTE: WriteOp[SaveRouteCall, None] = WriteOp(write=_save_routes)
+_SAVE_ROUTE: WriteOp[SaveRouteCall, None] = WriteOp(write=_save_routes, groups=True)

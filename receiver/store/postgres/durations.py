@@ -32,6 +32,7 @@ async def _load(connection: Connection) -> Mapping[str, Sequence[float]]:
 
 
 async def _save(connection: Connection, group: Sequence[SaveDurationsCall]) -> Sequence[None]:
+    await fetch(connection, "lock_durations")  # it deletes kinds that another node may be saving
     for call in group:
         now = micros(call.now)
         rows = [(kind, json.dumps(samples), now) for kind, samples in sorted(call.durations.items())]

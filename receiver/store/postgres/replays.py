@@ -136,7 +136,8 @@ async def _advance(connection: Connection, group: Sequence[ReplayStep]) -> Seque
 async def _advance_one(connection: Connection, step: ReplayStep) -> bool:
     if await change(connection, "advance_replay", advance_arguments(step)) != 1:
         return False
-    await write_rows(connection, "insert_delivery", [delivery_rows.delivery_row(each) for each in step.deliveries])
+    repeated = sorted(step.deliveries, key=lambda delivery: delivery.event_id)  # a delivery locks its event
+    await write_rows(connection, "insert_delivery", map(delivery_rows.delivery_row, repeated))
     return True
 
 

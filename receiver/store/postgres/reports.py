@@ -65,6 +65,8 @@ async def _facts(connection: Connection, since: datetime, until: datetime) -> Re
 
 
 async def _add(connection: Connection, group: Sequence[AddReportCall]) -> Sequence[bool]:
+    # Before the reports, for which others wait who hold this lock.
+    await fetch(connection, "lock_event_order")
     return [await _add_report(connection, call) for call in group]
 
 

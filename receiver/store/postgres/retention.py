@@ -31,6 +31,7 @@ class PostgresRetentionStore:
 
 
 async def _sweep(connection: Connection, group: Sequence[SweepCall]) -> Sequence[SweepResult]:
+    await fetch(connection, "lock_retention")
     return [await _SWEEPERS[call.target](connection, call) for call in group]
 
 
@@ -51,6 +52,7 @@ async def _intents(connection: Connection, call: SweepCall) -> SweepResult:
 
 async def _events(connection: Connection, call: SweepCall) -> SweepResult:
     ids, last = await _hold(connection, "old_events", "hold_events", call)
+    await fetch(connection, "hold_deliveries", {"events": ids})
     counts = await fetch_row(connection, "count_deliveries", {"ids": ids})
     assert counts is not None  # noqa: S101 -- a count has one row
     deleted = {"events": await change(connection, "delete_events", {"ids": ids}), **counts}
@@ -68,15 +70,32 @@ async def _tasks(connection: Connection, call: SweepCall) -> SweepResult:
 async def _hold(connection: Connection, name: str, hold: str, call: SweepCall) -> tuple[Sequence[str], str | None]:
     """Select the deletable rows of one page and hold them. Return their ids, and the row before the next page, or None.
 
-    Another node may have added to a row meanwhile, so each is looked at again once it is held.
+    Another node may have added to a row meanwhile, so each is looked at again once it is held. A row that another node
+    holds is skipped.
     """
     page = await fetch(connection, name, call.arguments)
     ids, last = choose_rows(page, after=call.after, max_weight=MAX_ROWS)
     if not ids:
         return ids, last
-    await fetch(connection, hold, {"ids": ids})
-    held = await fetch(connection, name, {**call.arguments, "ids": ids})
-    return [row["id"] for row in held if row["is_old"] and row["is_free"]], last
+    held = [row["id"] for row in await fetch(connection, hold, {"ids": ids})]
+    found = await fetch(connection, name, {**call.arguments, "ids": held})
+    return [row["id"] for row in found if row["is_old"] and row["is_free"]], last
+
+
+async def _batches(connection: Connection, call: SweepCall) -> SweepResult:
+    names = [row["name"] for row in await fetch(connection, "hold_old_batches", call.arguments)]
+    count = await change(connection, "delete_batches", {"names": names})
+    return SweepResult(deleted={"batches": count}, next="" if count else None)
+
+
+async def _alerts(connection: Connection, call: SweepCall) -> SweepResult:
+    await fetch(connection, "lock_event_order")  # under it, alerts are locked in any order
+    return await _by_age("alerts", "delete_alerts")(connection, call)
+
+
+async def _sessions(connection: Connection, call: SweepCall) -> SweepResult:
+    await fetch(connection, "lock_sessions")
+    return await _by_age("sessions", "delete_expired_sessions", "delete_expired_links")(connection, call)
 
 
 def _by_age(kind: str, *statements: str) -> Callable[[Connection, SweepCall], Awaitable[SweepResult]]:
@@ -96,11 +115,11 @@ _SWEEPERS: Mapping[RetentionTarget, Callable[[Connection, SweepCall], Awaitable[
     RetentionTarget.INTENTS: _intents,
     RetentionTarget.EVENTS: _events,
     RetentionTarget.TASKS: _tasks,
-    RetentionTarget.BATCHES: _by_age("batches", "delete_batches"),
+    RetentionTarget.BATCHES: _batches,
     RetentionTarget.ACTIONS: _by_age("actions", "delete_actions", "delete_kept_costs"),
     RetentionTarget.REPLAYS: _by_age("replays", "delete_replays"),
-    RetentionTarget.ALERTS: _by_age("alerts", "delete_alerts"),
-    RetentionTarget.SESSIONS: _by_age("sessions", "delete_expired_sessions", "delete_expired_links"),
+    RetentionTarget.ALERTS: _alerts,
+    RetentionTarget.SESSIONS: _sessions,
 }
 
 _SWEEP: WriteOp[SweepCall, SweepResult] = WriteOp(write=_sweep)

@@ -1,4 +1,8 @@
-"""Sessions of the console and their one-time links in a PostgreSQL store, for all nodes."""
+"""Sessions of the console and their one-time links in a PostgreSQL store, for all nodes.
+
+A write of one row is a transaction of its own. Those that delete several rows take one lock first, as any order of the
+rows could be another transaction's opposite one, and they are rare.
+"""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -80,9 +84,9 @@ def _statements(*names: str, is_durable: bool = True) -> WriteOp[Mapping[str, ob
     return WriteOp(write=write, is_durable=is_durable)
 
 
-_START = _statements("trim_console_sessions", "insert_console_session")
+_START = _statements("lock_sessions", "trim_console_sessions", "insert_console_session")
 _RENEW = _statements("renew_console_session", is_durable=False)
 _SET_NOTICE = _statements("set_console_notice", is_durable=False)
 _END = _statements("delete_console_session")
-_ADD_LINK = _statements("trim_console_links", "insert_console_link")
+_ADD_LINK = _statements("lock_sessions", "trim_console_links", "insert_console_link")
 _REDEEM_LINK: WriteOp[Mapping[str, object], Visitor | None] = WriteOp(write=_redeem_link)

@@ -97,5 +97,5 @@ async def write_events(
 
 
 APPLY: DecidedWriteOp[ApplyCall, UnitOfWork, UnitOfWork, Change | None] = DecidedWriteOp(
-    load=_load, decide=decide_group, write=_write, mixes=True
+    load=_load, decide=decide_group, write=_write, groups=True, mixes=True
 )

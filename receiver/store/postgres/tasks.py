@@ -28,6 +28,14 @@ from receiver.store.task_calls import AddCall, AddEventsCall, ClaimTasksCall, Ma
 _MAX_KNOWN_TOKENS = 10_000
 
 
+class _KeyOfRefusedTask(Exception):
+    """A new task has the idempotency key of one that Kling refused, which does not need it any more."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(task_id)
+        self.task_id = task_id
+
+
 class PostgresTaskStore:
     """Tasks, in a PostgreSQL database."""
 
@@ -48,9 +56,17 @@ class PostgresTaskStore:
     ) -> Task:
         """Store a new task, or return the earlier one with its idempotency key."""
         call = AddCall(task=task, intent=intent, events=events, batch_size=batch_size, digest=digest, fence=fence)
-        stored = await self._writer.execute(_ADD_WITH_EVENTS if events else _ADD, call)
+        stored = await self._add(call)
         self._remember_token(stored)
         return stored
+
+    async def _add(self, call: AddCall) -> Task:
+        while True:
+            try:
+                return await self._writer.execute(_ADD_WITH_EVENTS if call.events else _ADD, call)
+            except _KeyOfRefusedTask as found:
+                # In a transaction of its own: this one holds names already, and must not wait for a task.
+                await self._writer.execute(_RELEASE_KEY, found.task_id)
 
     async def request_digest(self, task_id: str) -> bytes | None:
         """Return the digest of the request that created a task."""
@@ -180,8 +196,8 @@ async def _add(connection: Connection, group: Sequence[AddCall]) -> Sequence[Tas
     for call in group:
         key = call.task.idempotency_key
         earlier = None if key is None else known.get(key)
-        if earlier is not None and not is_key_released(earlier):
-            results.append(earlier)
+        if earlier is not None:
+            results.append(ItemError(_KeyOfRefusedTask(earlier.id)) if is_key_released(earlier) else earlier)
             continue
         try:
             check_fence(call.fence, lost)
@@ -189,8 +205,6 @@ async def _add(connection: Connection, group: Sequence[AddCall]) -> Sequence[Tas
         except (Conflict, DutyLost) as exc:
             results.append(ItemError(exc))
             continue
-        if earlier is not None:
-            await change(connection, "release_idempotency_key", {"task_id": earlier.id})
         if key is not None:
             known[key] = call.task
         accepted.append(call)
@@ -202,6 +216,12 @@ async def _add(connection: Connection, group: Sequence[AddCall]) -> Sequence[Tas
     await write_rows(connection, "insert_request_digest", digests)
     await write_events(connection, [event for call in accepted for event in call.events], ())
     return results
+
+
+async def _release_key(connection: Connection, group: Sequence[str]) -> Sequence[None]:
+    for task_id in group:
+        await change(connection, "release_idempotency_key", {"task_id": task_id})
+    return [None] * len(group)
 
 
 async def _lock_names(connection: Connection, keys: Sequence[str], batches: Sequence[str]) -> None:
@@ -286,9 +306,12 @@ async def _add_with_events(connection: Connection, group: Sequence[AddCall]) -> 
     return await _add(connection, group)
 
 
-_ADD: WriteOp[AddCall, Task] = WriteOp(write=_add, mixes=True)
-_ADD_WITH_EVENTS: WriteOp[AddCall, Task] = WriteOp(write=_add_with_events)
-_CLAIM_TASKS: WriteOp[ClaimTasksCall, Sequence[Task]] = WriteOp(write=_claim, mixes=True)
+_ADD: WriteOp[AddCall, Task] = WriteOp(write=_add, groups=True, mixes=True)
+_ADD_WITH_EVENTS: WriteOp[AddCall, Task] = WriteOp(write=_add_with_events, groups=True)
+_RELEASE_KEY: WriteOp[str, None] = WriteOp(write=_release_key)
+_CLAIM_TASKS: WriteOp[ClaimTasksCall, Sequence[Task]] = WriteOp(
+    write=_claim, groups=True, mixes=True, skips_locked=True
+)
 _MAKE_DUE: WriteOp[MakeDueCall, int] = WriteOp(write=_make_due)
 _ASSIGN_FAIR_SHARES: WriteOp[str, None] = WriteOp(write=_assign_fair_shares)
-_ADD_EVENTS: WriteOp[AddEventsCall, None] = WriteOp(write=_add_events)
+_ADD_EVENTS: WriteOp[AddEventsCall, None] = WriteOp(write=_add_events, groups=True)

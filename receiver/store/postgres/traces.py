@@ -24,7 +24,7 @@ class PostgresTraceStore:
 
 
 async def _save(connection: Connection, group: Sequence[tuple[str, str]]) -> Sequence[None]:
-    await write_each(connection, "save_trace", group)
+    await write_each(connection, "save_trace", sorted(group))  # a trace locks its task
     return [None] * len(group)
 
 
@@ -33,4 +33,4 @@ async def _find(connection: Connection, task_id: str) -> str | None:
     return found
 
 
-_SAVE: WriteOp[tuple[str, str], None] = WriteOp(write=_save)
+_SAVE: WriteOp[tuple[str, str], None] = WriteOp(write=_save, groups=True)

@@ -1,8 +1,11 @@
 """A writer of a node: pending writes share one transaction, and each caller resumes after the commit.
 
-Other nodes write at the same time: rows are locked before a decision about them, in the order of their ids. Who stores
-an event holds the lock of the events' order until the commit, and must not wait for a row from then on. So only the
-busiest operations share transactions, of which none waits for what another one holds at that moment.
+Other nodes write at the same time. Four rules prevent that two transactions wait for each other in a circle:
+
+- Rows are locked before a decision about them: tasks, then events, then deliveries, each in the order of their ids.
+- The lock of the events' order comes after these rows. Its holder waits for no row that is not locked under it.
+- A transaction has one call. Busy operations share transactions: they lock the rows of all calls in one order.
+- A write that can be made later skips rows that are held: claims, and the deletion of old data.
 """
 
 import time
@@ -38,15 +41,19 @@ class WriteOp(msgspec.Struct, Generic[Item, Result], frozen=True, eq=False):
     ``write`` runs inside the transaction and returns one result or ItemError per item. It may be called again with the
     same items if another node's transaction was in the way.
     ``is_durable``: the write must survive a power cut. A group without such a write does not wait for the disk.
-    ``mixes``: the write may share a transaction with others that mix. It waits for no rows that other transactions hold
-    while they wait for the order of events.
+    ``groups``: calls may share a transaction. The write locks what all of them need in one order.
+    ``mixes``: they may also share it with other operations that mix. The write waits for no rows that other
+    transactions hold while they wait for the order of events.
+    ``skips_locked``: the write waits for no rows at all, so it comes last in a transaction.
     ``write_alone``: writes a group of nothing else outside a transaction, with one statement instead of BEGIN, several
     and COMMIT; it returns None and writes nothing if it cannot. It may be called again after it has written.
     """
 
     write: Callable[[Connection, Sequence[Item]], Awaitable[Sequence[Result | ItemError]]]
     is_durable: bool = True
+    groups: bool = False
     mixes: bool = False
+    skips_locked: bool = False
     write_alone: Callable[[Connection, Sequence[Item]], Awaitable[Sequence[Result] | None]] | None = None
 
 
@@ -61,6 +68,7 @@ class DecidedWriteOp(msgspec.Struct, Generic[Item, Seen, Plan, Result], frozen=T
     decide: Callable[[Sequence[Item], Seen], tuple[Sequence[Result | ItemError], Plan]]
     write: Callable[[Connection, Plan], Awaitable[None]]
     is_durable: bool = True
+    groups: bool = False
     mixes: bool = False
 
 
@@ -80,7 +88,9 @@ class Writer:
         self._health = health
         self._metrics = metrics or Metrics()
         self._outage = Outage()
-        self._queue = WriteQueue(self._transact_until_done, health, mixes=lambda op: bool(op.mixes))
+        self._queue = WriteQueue(
+            self._transact_until_done, health, groups=lambda op: bool(op.groups), mixes=lambda op: bool(op.mixes)
+        )
 
     async def execute(self, op: WriteOp[Item, Result] | DecidedWriteOp[Item, Seen, Plan, Result], item: Item) -> Result:
         """Write *item* and return its result after the commit.
@@ -133,7 +143,7 @@ class Writer:
 
         Decided operations come first: nothing may be written between their load and their write.
         """
-        found = sorted(op_groups(group), key=lambda each: not isinstance(each.op, DecidedWriteOp))
+        found = sorted(op_groups(group), key=lambda each: _place(each.op))
         results: list[object] = [None] * sum(len(each.items) for each in found)
         began = time.perf_counter()
         async with self._connections.connection() as connection:
@@ -142,6 +152,13 @@ class Writer:
         self._metrics.store_commit_seconds.observe(time.perf_counter() - began)
         self._metrics.store_group_size.observe(len(results))
         return results
+
+
+def _place(op: AnyWriteOp) -> int:
+    """Return the place of an operation among those of a transaction."""
+    if isinstance(op, DecidedWriteOp):
+        return 0
+    return 2 if op.skips_locked else 1
 
 
 async def _write_in_transaction(

@@ -28,18 +28,6 @@ WHERE seq IN (SELECT seq FROM actions WHERE at < :before ORDER BY seq LIMIT :lim
 DELETE FROM replays
 WHERE id IN (SELECT id FROM replays WHERE finished_at < :before ORDER BY id LIMIT :limit);
 
--- name: delete_batches
--- Deletes old batches without tasks.
-DELETE FROM batches
-WHERE id IN (
-    SELECT batches.id
-    FROM batches
-    WHERE COALESCE(batches.finished_at, batches.created_at) < :before
-      AND NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.batch = batches.name)
-    ORDER BY batches.id
-    LIMIT :limit
-);
-
 -- name: delete_kept_costs
 -- Deletes the costs of deleted tasks once they are old.
 DELETE FROM deleted_costs

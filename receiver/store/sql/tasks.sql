@@ -4,7 +4,8 @@
 -- Takes the idempotency key from a task that Kling refused, so that the same request may be sent again.
 UPDATE tasks
 SET idempotency_key = NULL
-WHERE id = :task_id;
+WHERE id = :task_id
+  AND state = 'rejected';
 
 -- name: request_digest
 -- Reads the digest of the request that created a task.

@@ -41,11 +41,39 @@ SET envelope = :envelope, archiving = :archiving, archive_at = :archive_at
 WHERE id = :id;
 
 -- name: make_archived_deliveries_due
--- Makes the deliveries due that waited for an event's files.
+-- Makes the deliveries due that waited for the files of some events.
 UPDATE deliveries
-SET due_at = :due_at
-WHERE event_id = :event_id
-  AND status = 'pending'
-  AND claim IS NULL
-  AND attempts = 0
-  AND due_at > :due_at;
+SET due_at = waiting.due_at
+FROM (
+    SELECT deliveries.id, archived.due_at
+    FROM unnest(:event_id::text[], :due_at::bigint[]) AS archived (event_id, due_at)
+    JOIN deliveries ON deliveries.event_id = archived.event_id
+    WHERE deliveries.status = 'pending'
+      AND deliveries.claim IS NULL
+      AND deliveries.attempts = 0
+      AND deliveries.due_at > archived.due_at
+    ORDER BY deliveries.id
+    FOR NO KEY UPDATE OF deliveries
+) AS waiting
+WHERE deliveries.id = waiting.id;
+
+-- name: make_all_archiving_due
+-- Makes events due for archiving now that would be due later.
+UPDATE events
+SET archive_at = :now
+FROM (SELECT id FROM events WHERE archive_at > :now ORDER BY id FOR NO KEY UPDATE) AS later
+WHERE events.id = later.id;
+
+-- name: hold_archiving_events
+-- Selects all events in archiving, and holds them until the commit.
+SELECT id, archiving
+FROM events
+WHERE archive_at IS NOT NULL
+ORDER BY id
+FOR NO KEY UPDATE;
+
+-- name: abandon_archiving
+-- Ends the archiving of some events.
+UPDATE events
+SET archiving = NULL, archive_at = NULL
+WHERE id = ANY(:ids);

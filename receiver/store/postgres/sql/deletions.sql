@@ -1,12 +1,28 @@
 -- Deletion of single tasks on request.
 
 -- name: task_to_delete
--- Reads a task, and holds it and everything about it until the commit.
+-- Reads a task, and holds it until the commit.
 SELECT *
 FROM tasks
 WHERE id = :task_id
 FOR UPDATE -- if hold
 ;
+
+-- name: hold_events_of_task
+-- Holds the events of a task until the commit, so that they get no new delivery.
+SELECT id
+FROM events
+WHERE task_id = :task_id
+ORDER BY id
+FOR UPDATE;
+
+-- name: hold_deliveries
+-- Holds the deliveries of some events until the commit.
+SELECT id
+FROM deliveries
+WHERE event_id = ANY(:events)
+ORDER BY id
+FOR UPDATE;
 
 -- name: keep_cost
 -- Copies the cost of a task that is about to be deleted, with all that costs are summed by.
@@ -38,4 +54,4 @@ ON CONFLICT (place) DO UPDATE SET task_id = excluded.task_id;
 -- name: delete_removals
 -- Records that files and objects have been removed.
 DELETE FROM removals
-WHERE place = ANY(:places);
+WHERE place IN (SELECT place FROM removals WHERE place = ANY(:places) ORDER BY place FOR UPDATE);

@@ -147,10 +147,17 @@ WHERE deliveries.id = claimed.id;
 -- ordered by age. Those without an attempt, up to a million, are not changed.
 UPDATE deliveries
 SET due_at = LEAST(created_at, :now)
-WHERE status = 'pending'
-  AND attempts > 0
-  AND claim IS NULL
-  AND route = :route;
+FROM (
+    SELECT id
+    FROM deliveries
+    WHERE status = 'pending'
+      AND attempts > 0
+      AND claim IS NULL
+      AND route = :route
+    ORDER BY id
+    FOR NO KEY UPDATE
+) AS retried
+WHERE deliveries.id = retried.id;
 
 -- name: bring_forward
 -- Makes some deliveries due that have a later due time and no attempt, after the clock was set back. Those that wait

@@ -21,13 +21,15 @@ WHERE nodes.instance = :replacing;
 -- name: add_missing_leases
 -- Add the duties of this version that no earlier one knew.
 INSERT INTO leases (duty)
-SELECT unnest(:duties::text[])
+SELECT duty
+FROM unnest(:duties::text[]) AS duty
+ORDER BY duty
 ON CONFLICT DO NOTHING;
 
 -- name: forget_old_nodes
 -- Forget the nodes that have not been seen for a long time.
 DELETE FROM nodes
-WHERE seen_at < micros_now() - :age::bigint;
+WHERE name IN (SELECT name FROM nodes WHERE seen_at < micros_now() - :age::bigint FOR UPDATE SKIP LOCKED);
 
 -- name: renew_node
 -- Record that a process lives.
@@ -149,7 +151,7 @@ RETURNING answer, taken_by;
 -- name: remove_old_calls
 -- Remove the calls whose callers died.
 DELETE FROM calls
-WHERE wanted_at < micros_now() - :age::bigint;
+WHERE id IN (SELECT id FROM calls WHERE wanted_at < micros_now() - :age::bigint FOR UPDATE SKIP LOCKED);
 
 -- name: notify_nodes
 -- Wake the nodes that listen.

@@ -1,15 +1,16 @@
 -- Deletion of old data, one page per transaction. What is deleted by age is held first and looked at again, because
--- another node may just add to it.
+-- another node may just add to it. Rows that another node holds are skipped: the next deletion finds them.
 
 -- name: old_push_bodies
--- Finds the oldest push bodies. Pending pushes are excluded.
+-- Finds and holds the oldest push bodies. Pending pushes are excluded.
 SELECT task_id, id, LENGTH(body) AS weight
 FROM pushes
 WHERE body IS NOT NULL
   AND outcome <> 'pending'
   AND received_at < :before
 ORDER BY received_at
-LIMIT :limit;
+LIMIT :limit
+FOR NO KEY UPDATE SKIP LOCKED;
 
 -- name: clear_push_bodies
 -- Deletes the bodies of pushes. Their rows, digests and outcomes stay.
@@ -22,7 +23,7 @@ WHERE pushes.task_id = old.task_id
 -- name: delete_intents
 -- Deletes the bodies of submits.
 DELETE FROM intents
-WHERE task_id = ANY(:ids);
+WHERE task_id IN (SELECT task_id FROM intents WHERE task_id = ANY(:ids) FOR UPDATE SKIP LOCKED);
 
 -- name: hold_events
 -- Holds some events until the commit, so that they get no new delivery.
@@ -30,7 +31,7 @@ SELECT id
 FROM events
 WHERE id = ANY(:ids)
 ORDER BY id
-FOR UPDATE;
+FOR UPDATE SKIP LOCKED;
 
 -- name: old_events
 -- Reads a page of events by age, with whether each is old and may be deleted. An event may be deleted if it has no
@@ -83,7 +84,7 @@ SELECT id
 FROM tasks
 WHERE id = ANY(:ids)
 ORDER BY id
-FOR UPDATE;
+FOR UPDATE SKIP LOCKED;
 
 -- name: old_tasks
 -- Reads a page of tasks by age, with whether each is old, ended and without events. A task also counts as ended if
@@ -115,3 +116,19 @@ WHERE task_id = ANY(:ids);
 -- Deletes tasks, and by cascade their intents, costs and pushes.
 DELETE FROM tasks
 WHERE id = ANY(:ids);
+
+-- name: hold_old_batches
+-- Finds and holds old batches without tasks.
+SELECT name
+FROM batches
+WHERE COALESCE(finished_at, created_at) < :before
+  AND NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.batch = batches.name)
+ORDER BY id
+LIMIT :limit
+FOR UPDATE SKIP LOCKED;
+
+-- name: delete_batches
+-- Deletes batches that are held and still have no tasks.
+DELETE FROM batches
+WHERE name = ANY(:names)
+  AND NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.batch = batches.name);

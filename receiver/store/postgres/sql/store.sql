@@ -8,6 +8,18 @@ SELECT pg_current_xact_id()::text;
 -- Takes the lock of the trigger `events_order` earlier, so that every transaction takes its locks in one order.
 SELECT pg_advisory_xact_lock(hashtext('kling-receiver events'));
 
+-- name: lock_sessions
+-- Lets one transaction at a time delete several sessions or links.
+SELECT pg_advisory_xact_lock(hashtext('kling-receiver sessions'));
+
+-- name: lock_retention
+-- Lets one transaction at a time delete old data.
+SELECT pg_advisory_xact_lock(hashtext('kling-receiver retention'));
+
+-- name: lock_durations
+-- Lets one transaction at a time replace durations.
+SELECT pg_advisory_xact_lock(hashtext('kling-receiver durations'));
+
 -- name: newest_id
 -- Finds the newest id, so that new ids are newer even if the clock was set back. Ids sort by age without their prefix.
 -- The last pages of pushes have the last commits. Their place is computed once, in a query of its own, or all are read.

@@ -10,6 +10,14 @@ FROM (
     ORDER BY key
 ) AS keys;
 
+-- name: keep_tasks
+-- Prevents the deletion of some tasks until the commit. Other changes of them go on.
+SELECT id
+FROM tasks
+WHERE id = ANY(:ids)
+ORDER BY id
+FOR KEY SHARE;
+
 -- name: insert_task
 -- Inserts new tasks: the columns that never change, then the others.
 INSERT INTO tasks (

@@ -94,3 +94,15 @@ WHERE task_id IN (SELECT value FROM json_each(:ids));
 -- Deletes tasks, and by cascade their intents, costs and pushes.
 DELETE FROM tasks
 WHERE id IN (SELECT value FROM json_each(:ids));
+
+-- name: delete_batches
+-- Deletes old batches without tasks.
+DELETE FROM batches
+WHERE id IN (
+    SELECT batches.id
+    FROM batches
+    WHERE COALESCE(batches.finished_at, batches.created_at) < :before
+      AND NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.batch = batches.name)
+    ORDER BY batches.id
+    LIMIT :limit
+);
