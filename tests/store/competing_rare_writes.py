@@ -146,9 +146,11 @@ def redundant_pushes(node: PostgresStore, by: int, round_: int) -> Iterable[Awai
 
 
 def labels(node: PostgresStore, by: int, round_: int) -> Iterable[Awaitable[object]]:
-    """Changes of what costs are summed by."""
-    for id_ in TASKS:
-        yield node.tasks.apply(ById(id=id_), touch(Change(), label=f"label{(by + round_) % 2}"))
+    """Changes of what costs are summed by, of other tasks on each node, whose costs have the same counts."""
+    for turn in range(20):
+        for id_ in _ended(round_)[2 * by : 2 * by + 2]:
+            yield node.tasks.apply(ById(id=id_), touch(Change(), label=f"turn{turn}"))
+        yield node.tasks.assign_fair_shares("team")  # the next turn is another transaction
 
 
 def corrections(node: PostgresStore, by: int, round_: int) -> Iterable[Awaitable[object]]:

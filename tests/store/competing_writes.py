@@ -116,12 +116,18 @@ def polls(node: PostgresStore, by: int, round_: int) -> Iterable[Awaitable[objec
 
 
 def repeated_creates(node: PostgresStore, by: int, round_: int) -> Iterable[Awaitable[object]]:
-    """Creates with the idempotency keys of refused ones, while their tasks change."""
-    for number in range(6):
-        key = f"r{round_}_{number}"
-        task = a_task(id=f"tsk_again{by}_{key}", kling_id=None, external_task_id=f"{by}{key}", idempotency_key=key)
-        yield node.tasks.add(task, b"{}")
-        yield node.tasks.apply(ById(id=f"tsk_{key}"), touch(Change(events=[an_alert(f"evt_{by}_{key}", "one")])))
+    """Creates of one node with the idempotency keys of refused ones, whose tasks the other node changes."""
+    keys = [f"r{round_}_{number}" for number in range(6)]
+    for turn in range(3):
+        for key in keys:
+            if by:
+                yield node.tasks.apply(ById(id=f"tsk_{key}"), touch(Change()))
+            else:
+                yield node.tasks.add(_create(f"tsk_{turn}_{key}", keys[-1 - keys.index(key)]), b"{}")
+
+
+def _create(id_: str, key: str) -> Task:
+    return a_task(id=id_, kling_id=None, external_task_id=id_, idempotency_key=key)
 
 
 def fenced_changes(node: PostgresStore, by: int, round_: int) -> Iterable[Awaitable[object]]:
