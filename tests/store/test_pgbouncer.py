@@ -20,6 +20,7 @@ from store import (
 from store.conftest import a_postgres_store
 from store.test_postgres_fences import fenced
 from store.test_postgres_nodes import nodes
+from store.test_postgres_writes import acknowledge_all, log_statements, record_all
 
 from receiver.domain.duties import Duty
 from receiver.store.interfaces.nodes import NodeIdentity
@@ -69,3 +70,13 @@ async def test_a_node_behind_pgbouncer_keeps_no_session_that_others_could_see(po
             assert ended is None
             assert await links.take(node, Duty.KLING, epoch=0, lifetime=timedelta(minutes=1))
             assert await links.abandoned(Duty.KLING) is None
+
+
+async def test_attempts_lock_their_deliveries_in_one_order_whatever_the_plan(postgres_url: str) -> None:
+    async with a_postgres_store(postgres_url) as store:
+        await acknowledge_all(store)
+        sent = await log_statements(store.deliveries._writer)
+
+        await record_all(store)
+
+    assert any(statement.endswith("ORDER BY id\nFOR NO KEY UPDATE") for statement in sent)

@@ -54,7 +54,8 @@ async def _next_due(connection: Connection, exclude: Sequence[str]) -> datetime 
 
 async def _save(connection: Connection, group: Sequence[ArchiveUpdate]) -> Sequence[bool]:
     alerts = [alert.event for update in group for alert in update.alerts]
-    await fetch(connection, "keep_tasks", {"ids": [event.task_id for event in alerts if event.task_id is not None]})
+    if alerts:  # before the events, for which others wait who hold a task
+        await fetch(connection, "keep_tasks", {"ids": [event.task_id for event in alerts if event.task_id is not None]})
     ids = [update.event_id for update in group]
     archiving = {row["id"] for row in await fetch(connection, "events_still_archiving", {"ids": ids})}
     saved = [update for update in group if update.event_id in archiving]

@@ -188,7 +188,7 @@ async def _open_writer(
     settings = _PLAN_SETTINGS if cached else None  # a pooler may refuse them, and without a cache no plan is kept
     connections = await Connections.open(address, health, size=1, timeout=timeout, cached=cached, settings=settings)
     stack.push_async_callback(connections.aclose)
-    writer = Writer(connections, health, metrics=metrics)
+    writer = Writer(connections, health, is_pooled=not cached, metrics=metrics)
     stack.push_async_callback(writer.aclose)
     return writer
 

@@ -83,8 +83,12 @@ class _UncertainCommit(StoreUnavailable):
 class Writer:
     """Groups the writes of many callers into transactions."""
 
-    def __init__(self, connections: Connections, health: Health, *, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self, connections: Connections, health: Health, *, is_pooled: bool = False, metrics: Metrics | None = None
+    ) -> None:
+        """*is_pooled*: the connections are a pooler's, which has its own settings for plans."""
         self._connections = connections
+        self._is_pooled = is_pooled
         self._health = health
         self._metrics = metrics or Metrics()
         self._outage = Outage()
@@ -147,7 +151,9 @@ class Writer:
         results: list[object] = [None] * sum(len(each.items) for each in found)
         began = time.perf_counter()
         async with self._connections.connection() as connection:
-            if len(found) != 1 or not await _write_alone(connection, found[0], results):
+            # With a pooler's plans, one statement may lock the rows of several items in any order.
+            may_be_alone = len(found) == 1 and not (self._is_pooled and len(results) > 1)
+            if not may_be_alone or not await _write_alone(connection, found[0], results):
                 await _write_in_transaction(connection, found, results)
         self._metrics.store_commit_seconds.observe(time.perf_counter() - began)
         self._metrics.store_group_size.observe(len(results))
