@@ -48,6 +48,7 @@ FIRST_LOOKUP_DELAY = timedelta(seconds=1)
 """How long after a create without a clear answer the task is looked up."""
 
 _DUPLICATE = re.compile(r"external_task_id|duplicat|already (?:exist|in use|used)|重复|已存在")
+_INTERNAL_ERROR = "The create ended with an internal error; the log has it."
 _DUTY_LOST = "Another node submits tasks now. Nothing was sent."
 _MARGIN = timedelta(seconds=5)
 _BASE_DELAY = timedelta(seconds=1)
@@ -175,23 +176,33 @@ class CreateExecutor:
         self._ends.remember_body(task, body.parsed)
         call = KlingCall(creates=True, pack=task.queueing.pack, resource=permission_key(endpoint, body.parsed))
         started_at = self._clock.now()
-        answer: KlingResponse | KlingError
-        self._recorder.in_flight.add(task.id)
-        self._recorder.begun_at[task.id] = self._clock.monotonic()
-        try:
-            async with self._tracer.span("kling.create", task.id):
-                answer = await self._create(task, endpoint, body.content, pass_through, fence)
-        except (KlingUnreachable, KlingUncertain) as exc:
-            answer = exc
-        finally:
-            self._recorder.in_flight.discard(task.id)
+        answer = await self._call(task, endpoint, body.content, pass_through, fence)
         try:
             before = self.admission.in_use(task, slots_in_use)
             await self._apply_answer(task, call, answer, intent, started_at, before=before, keeps_queued=keeps_queued)
         except StoreError as exc:
             # The caller must get Kling's answer. The task is looked up and bound when its lease ends.
             log.error("task.not_recorded", task=task.id, reason=exc.message)  # noqa: TRY400 -- the reason is all there is
+        except Exception:
+            log.exception("task.not_recorded", task=task.id)  # as above
         return answer
+
+    async def _call(
+        self, task: Task, endpoint: Endpoint, content: bytes, pass_through: PassThrough, fence: Fence | None
+    ) -> KlingResponse | KlingError:
+        """Return Kling's answer, or why there is none. After an internal error Kling may have the task as well."""
+        self._recorder.in_flight.add(task.id)
+        self._recorder.begun_at[task.id] = self._clock.monotonic()
+        try:
+            async with self._tracer.span("kling.create", task.id):
+                return await self._create(task, endpoint, content, pass_through, fence)
+        except (KlingUnreachable, KlingUncertain) as exc:
+            return exc
+        except Exception:
+            await self._recorder.schedule_lookup(task, _INTERNAL_ERROR, wait=FIRST_LOOKUP_DELAY)
+            raise
+        finally:
+            self._recorder.in_flight.discard(task.id)
 
     async def _create(
         self, task: Task, endpoint: Endpoint, content: bytes, pass_through: PassThrough, fence: Fence | None

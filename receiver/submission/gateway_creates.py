@@ -228,7 +228,7 @@ class GatewayCreates:
     async def _outcome(self, task: Task, request: CreateRequest) -> KlingResponse | None:
         """Return the answer of an earlier create, or None if it created nothing. Raises KlingUncertain."""
         create, is_held = self._answers.get(task.id), self._held.find(task.id) is not None
-        if create is not None:
+        if create is not None and not _has_failed(create):
             answer = await self._answer(task, create, request)
             error = answer if isinstance(answer, KlingError) else answer.error
             has_waited = is_held and self._clock.monotonic() >= request.deadline
@@ -258,3 +258,8 @@ class GatewayCreates:
                 await self._clock.wait(wake, until=self._clock.now() + _LOOK_EVERY)
         finally:
             self._notifier.unsubscribe(wake)
+
+
+def _has_failed(create: "asyncio.Future[KlingResponse | KlingError]") -> bool:
+    """Return whether a create ended without an answer: by an internal error, or because an operator cancelled it."""
+    return create.done() and (create.cancelled() or create.exception() is not None)

@@ -305,6 +305,20 @@ async def test_an_operator_cancels_a_waiting_create(tmp_path: Path) -> None:
             await waiting
 
 
+@pytest.mark.parametrize("key", [None, "order-17"])
+async def test_a_repeat_of_a_create_that_an_operator_cancelled_is_a_new_create(tmp_path: Path, key: str | None) -> None:
+    async with a_full_account(tmp_path) as system:
+        waiting = await Client(system, key=key).wait()
+        (task,) = await queued(system)
+        await system.submitter.cancel(task.id, reason="a mistake", actor="anna")
+        await asyncio.gather(waiting, return_exceptions=True)
+        await free_slot(system)
+
+        answer = await soon(system, Client(system, key=key).create())
+
+        assert json.loads(answer.body)["task_id"] == "k2"
+
+
 async def test_a_refusal_other_than_1303_ends_the_wait(tmp_path: Path) -> None:
     async with a_full_account(tmp_path) as system:
         waiting = await Client(system).wait()
