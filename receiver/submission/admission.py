@@ -108,13 +108,18 @@ class AdmissionControl:
         probes = (self._slot_limiter.next_probe_at(now), self._issue_breakers.next_pack_probe_at(now))
         return min((at for at in probes if at is not None), default=None)
 
-    def has_issue(self, pack: str | None, now: datetime) -> bool:
-        """Return whether an issue of the account or of a pack keeps tasks from being sent, apart from full slots."""
-        return not self._breaker.allows(now) or bool(self._issue_breakers.reason(pack))
+    def has_issue(self, call: KlingCall, now: datetime) -> bool:
+        """Return whether an issue keeps queued tasks from such a create, apart from full slots."""
+        return not self._breaker.allows(now) or self._issue_breakers.is_probe(call)
 
     def has_issue_at(self, endpoint: str) -> bool:
         """Return whether a permission is missing at an endpoint, so that the model of a task matters."""
         return self._issue_breakers.has_issue_at(endpoint)
+
+    def is_slot_free(self, task: Task, in_use: Mapping[str, int], now: datetime) -> bool:
+        """Return whether a task is within the slot limits, of which *in_use* are used. A probe is not."""
+        is_within_learned = not self._slot_limiter.is_probe(task, in_use)
+        return is_within_learned and self._slot_limiter.admits(task, in_use, now)
 
     def admit(self, task: Task, call: KlingCall, in_use: Mapping[str, int], now: datetime) -> Admitted | Wait | Skip:
         """Decide whether *task* may be sent; *in_use* is the number of slots in use by slot key."""
@@ -192,7 +197,11 @@ class AdmissionControl:
 
     def wait_reason(self, task: Task) -> str:
         """Return why a queued task that was not sent waits."""
-        return self._breaker.reason or self._issue_breakers.reason(task.queueing.pack) or WAITING_FOR_SLOT
+        return self.issue_reason(task) or WAITING_FOR_SLOT
+
+    def issue_reason(self, task: Task) -> str:
+        """Return the reason of an issue of the account or of the task's pack, or ""."""
+        return self._breaker.reason or self._issue_breakers.reason(task.queueing.pack)
 
     def expected_wait_reason(self, task: Task, now: datetime) -> str:
         """Return why a new task will not be sent at once, or "" if it may be."""

@@ -109,10 +109,9 @@ class HeldCreates:
         """Return until when a create that arrives now may wait, on the monotonic clock."""
         return self._clock.monotonic() + self._wait.total_seconds()
 
-    def applies_to(self, endpoint: Endpoint, now: datetime) -> bool:
-        """Return whether a create of this endpoint joins the queue. Kling answers it if an issue blocks the account."""
-        is_on = self._wait > timedelta() and endpoint.pack is not None
-        return is_on and not self._admission.has_issue(endpoint.pack, now)
+    def applies_to(self, endpoint: Endpoint) -> bool:
+        """Return whether a create of this endpoint may wait for a slot."""
+        return self._wait > timedelta() and endpoint.pack is not None
 
     @contextmanager
     def added(self, task: Task, create: CreateRequest) -> Iterator[HeldCreate]:
@@ -223,7 +222,9 @@ class HeldCreates:
     def _full_message(self, held: HeldCreate) -> str:
         if not held.has_room:
             return f"No slot is free, and {MAX_HELD} creates or {MAX_HELD_BYTES >> 20} MiB already wait for one."
-        return f"No slot became free within {values.write_duration(self._wait)}."
+        reason = self._admission.issue_reason(held.task)
+        wait = values.write_duration(self._wait)
+        return f"It could not be sent within {wait}: {reason}" if reason else f"No slot became free within {wait}."
 
     def _finish(self, held: HeldCreate, outcome: Answer | BaseException) -> None:
         self._held.pop(held.task.id, None)

@@ -20,7 +20,7 @@ from receiver.domain.errors import Conflict, DutyLost, InvalidRequest, NotFound,
 from receiver.domain.model import EndReason, Origin, Push, Task, TaskState
 from receiver.domain.notifier import Notifiers
 from receiver.domain.queueing import Queueing
-from receiver.kling import endpoints
+from receiver.kling import endpoints, protocol
 from receiver.kling.endpoints import Endpoint
 from receiver.settings import Settings
 from receiver.store.interfaces import ById, Change, TaskStore
@@ -30,11 +30,19 @@ from receiver.submission.held_creates import HeldCreates, StartedCreate
 from receiver.submission.idempotency import check_same_request, request_digest
 from receiver.submission.recorder import CreateRecorder
 from receiver.submission.reply_url import check_reply_url
-from receiver.submission.request import CreateRequest, SubmitRequest, SubmitResult, TaskMetadata, make_task
+from receiver.submission.request import (
+    CreateRequest,
+    SubmitRequest,
+    SubmitResult,
+    TaskMetadata,
+    make_task,
+    permission_key,
+)
 from receiver.submission.retry import batch_names, retry_request
 from receiver.submission.slot_assignment import SlotKeys
 from receiver.submission.submit_queue import SubmitQueue
 from receiver.tasks import submit_lifecycle
+from receiver.tasks.account import KlingCall
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -131,10 +139,31 @@ class Submitter:
         A known key returns its task. Raises MalformedBody and InvalidRequest for the body, Conflict if the batch is
         closed, and DutyLost if another node sends creates now.
         """
-        if self._held.applies_to(create.endpoint, self._clock.now()):
-            return await self._queue_create(create)
+        task = self._new_task(create.endpoint, create.body, Origin.GATEWAY, TaskState.QUEUED, create.metadata)
+        if not self._held.applies_to(create.endpoint):
+            return await self._start_create(task, create)
+        if self._has_issue(task, create):
+            async with self._admission.queue_lock:  # until the start is stored, so that the next one counts it
+                if await self._is_slot_free(task):
+                    return await self._start_create(task, create)
+        return await self._queue_create(task, create)
+
+    def _has_issue(self, task: Task, create: CreateRequest) -> bool:
+        """Return whether Kling cannot be reached or has an issue with such a create. The model is read if it matters.
+
+        It then waits only for a slot, because its client must get Kling's answer.
+        """
+        path = create.endpoint.path
+        body = protocol.parse_object(create.body) if self._admission.has_issue_at(path) else {}
+        call = KlingCall(creates=True, pack=task.queueing.pack, resource=permission_key(create.endpoint, body))
+        return self._admission.has_issue(call, self._clock.now())
+
+    async def _is_slot_free(self, task: Task) -> bool:
+        in_use = await self._task_store.slots_in_use(absent=tuple(self._recorder.absent))
+        return self._admission.is_slot_free(task, in_use, self._clock.now())
+
+    async def _start_create(self, task: Task, create: CreateRequest) -> StartedCreate | Task:
         token, endpoint, body = self._ids.token(), create.endpoint, create.body
-        task = self._new_task(endpoint, body, Origin.GATEWAY, TaskState.SUBMITTING, create.metadata)
         task = submit_lifecycle.start_submit(
             task, token_hash(token), now=task.created_at, lookup_at=task.created_at + self._executor.max_duration
         )
@@ -156,8 +185,7 @@ class Submitter:
         )
         return StartedCreate(task=task, answer=answer)
 
-    async def _queue_create(self, create: CreateRequest) -> StartedCreate | Task:
-        task = self._new_task(create.endpoint, create.body, Origin.GATEWAY, TaskState.QUEUED, create.metadata)
+    async def _queue_create(self, task: Task, create: CreateRequest) -> StartedCreate | Task:
         task = replace(task, message=WAITING_FOR_SLOT)
         with self._held.added(task, create) as held:
             task, stored = await self._add_create(task, create)
