@@ -25,7 +25,7 @@ LINGER = timedelta(seconds=1)
 MAX_SHUTDOWN = KILL_AFTER + 3 * LINGER
 """The longest that ending a program takes after its time limit."""
 
-_READ_AFTER = 0.05
+_READ_AFTER = 0.02
 """Seconds until the output of a running program is read. Most end sooner, and then it is read once, at their end."""
 
 _POLL_INTERVAL = 0.03
