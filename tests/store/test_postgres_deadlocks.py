@@ -84,7 +84,7 @@ RARE = (
     rare.releases,
 )
 
-_NAMES = {FREQUENT: "frequent", RARE: "rare", FREQUENT + RARE: "everything"}
+_NAMES = {FREQUENT: "frequent", FREQUENT + RARE: "everything"}
 
 
 @pytest.mark.parametrize(
@@ -99,25 +99,19 @@ _NAMES = {FREQUENT: "frequent", RARE: "rare", FREQUENT + RARE: "everything"}
         (repeated_creates,),
         (fenced_changes,),
         (rare.sessions,),
-        (rare.deletions,),
         (callbacks, rare.deletions),
         (deaths, rare.deletions),
         (callbacks, rare.sweeps, rare.redundant_pushes),
         (rare.labels,),
         (rare.corrections, rare.deletions, rare.sweeps),
-        (rare.traces, rare.deletions),
         (rare.archiving,),
-        (rare.archiving, rare.deletions),
         (rare.archiving, deaths),
         (rare.replays, rare.deletions, rare.sweeps),
-        (rare.batches,),
         (submits, rare.batches),
         (rare.alert_states,),
         (rare.records,),
-        (rare.releases,),
         (rare.releases, deaths),
         FREQUENT,
-        RARE,
         FREQUENT + RARE,
     ],
     ids=lambda works: _NAMES.get(works) or " and ".join(work.__name__ for work in works),
