@@ -39,6 +39,7 @@ from receiver.service.listeners import Listeners
 from receiver.service.measurements import LoopLag, MissedCallbacks
 from receiver.service.reload import Configurable, Reloader
 from receiver.service.retention import Retention
+from receiver.service.session_ends import SessionEnds
 from receiver.service.sighup import SighupHandler
 from receiver.service.startup_gate import Obstacle, StartupGate
 from receiver.service.startup_progress import report_progress
@@ -166,9 +167,9 @@ async def build_service(
     tasks, deliveries = build_tasks(context), build_deliveries(context, lanes)
     objects = await _open_object_store(settings, stack)
     results = build_results(context, objects)
-    retention = Retention(context.store.retention, settings.retention, clock=context.clock, previews=results.previews)
+    deletions, deleting = _build_deletions(context, results)
     work = {**deliveries.work, **tasks.work, **_maintenance(context, tasks, results)}
-    work |= {"retention": retention.run, "old_previews": retention.run_previews, "reload": reloader.run}
+    work |= {**deletions, "reload": reloader.run}
     work |= await _build_archive(context, public_client, objects, results.previews)
     supervisor = Supervisor(broken=context.store.broken, work={}, notifiers=context.notifiers)
     readiness = _readiness(context, supervisor)
@@ -188,9 +189,22 @@ async def build_service(
         sockets=sockets,
     )
     supervisor.set_listeners(public=listeners.public, admin=listeners.admin)
-    parts: list[Configurable] = [context, listeners, lanes, kling, retention, *tasks.configurable, deliveries.replays]
+    parts: list[Configurable] = [context, listeners, lanes, kling, *deleting, *tasks.configurable, deliveries.replays]
     reloader.connect(parts, catalog=context.store.catalog, notifiers=context.notifiers)
     return supervisor
+
+
+def _build_deletions(context: Context, results: ResultServices) -> tuple[Mapping[str, Work], Sequence[Configurable]]:
+    """Build what deletes old data and ended sessions. Return its work and its parts."""
+    store, settings, clock = context.store, context.settings, context.clock
+    retention = Retention(store.retention, settings.retention, clock=clock, previews=results.previews)
+    session_ends = SessionEnds(store.sessions, settings, notifier=context.notifiers.replays, clock=clock)
+    work = {
+        "session_ends": session_ends.run,
+        "retention": retention.run,
+        "old_previews": retention.run_previews,
+    }
+    return work, [session_ends, retention]
 
 
 async def _open_context(

@@ -116,6 +116,18 @@ async def test_a_token_that_is_removed_ends_the_streams_that_it_opened(tmp_path:
         assert await status_of(receiver, "the-token-of-anna") == 401
 
 
+async def test_a_changed_token_deletes_logins_to_the_console(tmp_path: Path) -> None:
+    async with a_receiver(tmp_path, a_config("http://127.0.0.1:9")) as receiver:
+        async with receiver.client() as client:
+            await client.post("/api/console/links")
+        links = partial(receiver.rows, "SELECT 1 FROM console_links")
+        assert links() == [(1,)]
+
+        await reload(receiver, "[admin]", "[admin]\nread_token = 'a-read-token-of-16'")
+
+        await wait_until(lambda: links() == [])
+
+
 async def status_of(receiver: Receiver, token: str, **headers: str) -> int:
     sent: dict[str, Any] = {"authorization": f"Bearer {token}", **headers}
     async with plain_http(base_url=receiver.admin, headers=sent, timeout=30) as client:

@@ -93,6 +93,18 @@ async def test_new_links_replace_the_oldest_ones(store: Store) -> None:
     assert await store.sessions.redeem_link(key(2), now=at(1)) == ANNA
 
 
+async def test_sessions_and_links_of_other_prefixes_are_ended(store: Store) -> None:
+    ours, others = [prefix + bytes(30) for prefix in (b"\x00\xff", b"\x00\xfe")]
+    for each in (ours, others):
+        await store.sessions.start(each, a_session(expires_at=at(100)), most=9)
+        await store.sessions.add_link(each, ANNA, expires_at=at(60), most=9)
+
+    await store.sessions.end_others(b"\x00\xff")
+
+    assert [await store.sessions.find(each, now=at(1)) is not None for each in (ours, others)] == [True, False]
+    assert [await store.sessions.redeem_link(each, now=at(1)) for each in (ours, others)] == [ANNA, None]
+
+
 async def test_the_housekeeping_deletes_what_has_expired(store: Store) -> None:
     for number, expires_at in ((1, at(100)), (2, at(200))):
         await store.sessions.start(key(number), a_session(expires_at=expires_at), most=9)

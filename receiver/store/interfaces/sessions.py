@@ -29,6 +29,10 @@ class SessionStore(Protocol):
         """End a session."""
         ...
 
+    async def end_others(self, prefix: bytes) -> None:
+        """End the sessions and links whose keys do not begin with *prefix*."""
+        ...
+
     async def add_link(self, key: bytes, visitor: Visitor, *, expires_at: datetime, most: int) -> None:
         """Store a link. Only the *most* that expire last are kept."""
         ...

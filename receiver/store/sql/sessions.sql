@@ -48,6 +48,11 @@ WHERE key = :key;
 DELETE FROM console_sessions
 WHERE key = :key;
 
+-- name: delete_other_sessions
+-- Ends the sessions whose keys begin with another prefix.
+DELETE FROM console_sessions
+WHERE substr(key, 1, :size) <> :prefix;
+
 -- name: delete_expired_sessions
 -- Deletes sessions that have expired.
 DELETE FROM console_sessions
@@ -80,6 +85,11 @@ DELETE FROM console_links
 WHERE key = :key
   AND expires_at > :now
 RETURNING role, name;
+
+-- name: delete_other_links
+-- Deletes the one-time links whose keys begin with another prefix.
+DELETE FROM console_links
+WHERE substr(key, 1, :size) <> :prefix;
 
 -- name: delete_expired_links
 -- Deletes one-time links that have expired.

@@ -41,6 +41,10 @@ class SqliteSessionStore:
         if await self._hot.read(_has_session, key):
             await self._writer.execute(_END, {"key": key})
 
+    async def end_others(self, prefix: bytes) -> None:
+        """End the sessions and links of other prefixes."""
+        await self._writer.execute(_END_OTHERS, {"prefix": prefix, "size": len(prefix)})
+
     async def add_link(self, key: bytes, visitor: Visitor, *, expires_at: datetime, most: int) -> None:
         """Store a link."""
         await self._writer.execute(_ADD_LINK, link_arguments(key, visitor, expires_at=expires_at, most=most))
@@ -86,5 +90,6 @@ _START = _statements("trim_console_sessions", "insert_console_session")
 _RENEW = _statements("renew_console_session", is_durable=False)
 _SET_NOTICE = _statements("set_console_notice", is_durable=False)
 _END = _statements("delete_console_session")
+_END_OTHERS = _statements("delete_other_sessions", "delete_other_links")
 _ADD_LINK = _statements("trim_console_links", "insert_console_link")
 _REDEEM_LINK: WriteOp[Mapping[str, object], Visitor | None] = WriteOp(write=_redeem_link, uses_disk=False)

@@ -10,6 +10,9 @@ from msgspec.structs import replace
 from receiver.domain.console_sessions import Role, Visitor
 from receiver.domain.secret import Secret
 
+_PREFIX_SIZE = 2
+"""Bytes of a hash that depend on the tokens alone: enough to tell tokens apart, too few to test guesses of a token."""
+
 _SHARED = "console"
 """The name of a visitor with the admin token who gives no other."""
 
@@ -25,10 +28,15 @@ class Credentials:
         ]
         tokens = [(secret.reveal(), visitor.role, visitor.name) for secret, visitor in self._tokens]
         self._hash_key = hashlib.sha256(json.dumps(tokens).encode()).digest()
+        self.prefix = hmac.digest(self._hash_key, b"prefix", "sha256")[:_PREFIX_SIZE]
 
     def hash(self, secret: str) -> bytes:
-        """Return the hash of the secret of a session or a link. After a change of any token it is another one."""
-        return hmac.digest(self._hash_key, secret.encode("utf-8", "surrogateescape"), "sha256")
+        """Return the hash of the secret of a session or a link. After a change of any token it is another one.
+
+        It begins with ``prefix``, by which the sessions of other tokens are found.
+        """
+        keyed = hmac.digest(self._hash_key, secret.encode("utf-8", "surrogateescape"), "sha256")
+        return self.prefix + keyed[_PREFIX_SIZE:]
 
     def visitor(self, given: str, *, name: str = "") -> Visitor | None:
         """Return the visitor that a token belongs to, or None. *name* is who uses the admin token."""

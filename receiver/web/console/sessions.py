@@ -2,6 +2,7 @@
 
 The store has them, so that they hold on every node and survive a restart. It has only a hash of each secret, keyed with
 the tokens of the configuration: what the store contains lets no reader in, and a changed token ends all sessions.
+:mod:`receiver.service.session_ends` deletes them then, so that they stay ended if the old token comes back.
 """
 
 from datetime import datetime, timedelta
