@@ -126,7 +126,7 @@ class _PublicApp:
         try:
             await self._handle(scope, receive, send)
         except ClientDisconnected:
-            log.info("callback.abandoned", peer=self._proxies.client(scope))
+            self._log_of_client(log.info, "callback.abandoned", self._proxies.client(scope))
         except Exception as exc:  # noqa: BLE001 -- the boundary of a request
             await problems.send_raw(send, *self._refusal(scope, exc, [_token(scope)]))
 
@@ -266,17 +266,25 @@ class _PublicApp:
         return self._proxies.contains(scope.get("client"))
 
     def _log_refusal(self, client: str, problem: Problem) -> None:
-        """Log why a request was refused. Errors of a client are logged only while its failure limit allows it."""
-        now = self._timer()
-        is_ours = problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        if not is_ours and not self._failure_limiter.allows(client, now):
-            return
-        # The path contains the token, so it is not logged.
+        """Log why a request was refused. The path contains the token, so it is not logged."""
         write = log.info if problem.status in _EXPECTED_STATUSES else log.warning
-        write("callback.refused", peer=client, code=problem.code, reason=problem.detail)
-        if not is_ours and self._failure_limiter.record(client, now):
+        if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR and problem.code not in _CAUSED_BY_CLIENTS:
+            write("callback.refused", peer=client, code=problem.code, reason=problem.detail)
+        else:
+            self._log_of_client(write, "callback.refused", client, code=problem.code, reason=problem.detail)
+
+    def _log_of_client(self, write: Callable[..., None], event: str, client: str, **details: str) -> None:
+        """Log an error of a client, while its failure limit allows it."""
+        now = self._timer()
+        if not self._failure_limiter.allows(client, now):
+            return
+        write(event, peer=client, **details)
+        if self._failure_limiter.record(client, now):
             log.warning("caller.muted", peer=client, reason="Too many bad requests; no more of them are logged.")
 
+
+_CAUSED_BY_CLIENTS = frozenset({errors.TooManyPending.code})
+"""Codes of 503 for which a client that knows a callback URL can ask without end."""
 
 _EXPECTED_STATUSES = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
 """Statuses that network scanners cause; they are logged as info."""

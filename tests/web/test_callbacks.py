@@ -265,6 +265,34 @@ async def test_many_refused_requests_log_a_bounded_number_of_lines(serve: Serve,
     assert [line["peer"] for line in logs if line["event"] == "caller.muted"] == ["127.0.0.1"]
 
 
+async def test_a_client_that_sends_too_many_pushes_logs_a_bounded_number_of_lines(serve: Serve) -> None:
+    crowded = FakeInbox(TooManyPending("Too many pushes."))
+    address = await serve(public_app(crowded, max_body=MAX_BODY, timer=lambda: 0.0))
+
+    with capture_logs() as logs:
+        answers = {(await post(address, f"/callbacks/{TOKEN}")).status_code for _ in range(70)}
+
+    assert answers == {503}
+    assert [line["event"] for line in logs] == ["callback.refused"] * 60 + ["caller.muted"]
+
+
+async def test_a_client_that_breaks_off_its_bodies_logs_a_bounded_number_of_lines(
+    serve: Serve, inbox: FakeInbox
+) -> None:
+    address = await serve(public_app(inbox, max_body=MAX_BODY, timer=lambda: 0.0))
+    head = f"POST /callbacks/{TOKEN} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n{{".encode()
+
+    with capture_logs() as logs:
+        for _ in range(70):
+            _, writer = await asyncio.open_connection(address.host, address.port)
+            writer.write(head)
+            writer.close()
+            await writer.wait_closed()
+        await wait_until(lambda: any(line["event"] == "caller.muted" for line in logs))
+
+    assert [line["event"] for line in logs].count("callback.abandoned") == 60
+
+
 async def test_the_services_own_errors_do_not_count_against_the_client(serve: Serve) -> None:
     failing = FakeInbox(StoreUnavailable("full"))
     address = await serve(public_app(failing, max_body=MAX_BODY, timer=lambda: 0.0))
