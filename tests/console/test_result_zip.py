@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from harness.clock import START
 from harness.finished_tasks import a_finished_task
+from harness.open_files import open_paths
 from harness.waiting import wait_until
 from harness.web_app import READ_TOKEN, TOKEN, WebApp
 
@@ -133,5 +134,5 @@ async def test_a_client_that_disconnects_frees_its_download_slot(web: WebApp, tm
 
 
 def open_files(folder: Path) -> int:
-    links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
-    return sum(str(link.readlink()).startswith(f"{folder}/results/") for link in links)
+    """Return how many result files this process has open."""
+    return sum(str(target).startswith(f"{folder}/results/") for target in open_paths())

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from harness.archived_results import archive_file
+from harness.open_files import open_paths
 from harness.waiting import wait_until
 from harness.web_app import READ_TOKEN, TOKEN, WebApp
 from PIL import Image
@@ -356,5 +357,4 @@ def file_of(result: StoredResult) -> Path:
 
 def open_descriptors(result: StoredResult) -> int:
     """Return how often this process has the file open."""
-    links = list(Path("/proc/self/fd").iterdir())
-    return sum(link.is_symlink() and os.path.realpath(link) == result.asset.path for link in links)
+    return open_paths().count(file_of(result))
