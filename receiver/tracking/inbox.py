@@ -29,7 +29,7 @@ from receiver.tracking.callback_reader import CallbackReader
 from receiver.tracking.notifications import notify_workers
 from receiver.tracking.parsed_push import Callback, Incoming
 from receiver.tracking.pending_reports import PendingReports, without_result
-from receiver.tracking.push_limiter import PushLimiter
+from receiver.tracking.push_limiter import PushKind, PushLimiter
 from receiver.tracking.redundant_push_limit import count_redundant
 
 log = structlog.get_logger()
@@ -136,8 +136,9 @@ class Inbox:
         if incoming.is_final:
             self._record_end(change.push, change.task, incoming)
         has_effect = change.push.outcome is PushOutcome.APPLIED
-        if change.task is not None and not has_effect and not poll_schedule.is_unbound(change.task):
-            # not if the task is unknown: one of the pushes may name it
+        may_bind = change.task is not None and poll_schedule.is_unbound(change.task)
+        if change.task is not None and not has_effect and not (may_bind and incoming.kind is not PushKind.UNNAMED):
+            # a push that may name an unknown task does not count
             self._push_limiter.record(incoming.token_hash, incoming.kind, now=incoming.at)
         self._log("callback.accepted", change, incoming)
         return True

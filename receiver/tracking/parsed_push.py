@@ -48,6 +48,8 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def kind(self) -> PushKind:
         """What the limit of its callback URL counts it as."""
+        if self.report.kling_id is None:
+            return PushKind.UNNAMED
         return PushKind.END if self.is_final else PushKind.PROGRESS
 
 

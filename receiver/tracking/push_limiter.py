@@ -23,6 +23,7 @@ class PushKind(Enum):
     LARGE = 10, "larger than 16 KiB"
     END = 600, "with a final status"
     PROGRESS = 600, "without a final status"
+    UNNAMED = 600, "without a task id"
 
 
 class PushLimiter:

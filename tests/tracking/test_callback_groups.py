@@ -71,3 +71,22 @@ async def test_an_error_after_the_commit_of_a_group_concerns_one_callback(
 
         assert isinstance(failed, KeyError)
         assert stored is True
+
+
+async def test_a_flood_of_pushes_without_an_id_is_limited_and_does_not_hide_the_one_that_names_the_task(
+    tmp_path: Path,
+) -> None:
+    async with a_task_system(tmp_path) as system:
+        task, url = await system.submitter.create_callback_url(endpoint=None)
+        token, unnamed = url.rpartition("/")[2], b'{"task_status":"processing"}'
+        await system.push(token, unnamed)  # the only one with an effect
+        limit = PushKind.UNNAMED.value[0]
+        flood = await system.inbox.accept_callbacks(callbacks_with(token, [unnamed] * (limit + 10)))
+
+        named = await system.push(token, b'{"task_id":"1","task_status":"processing"}')
+
+        assert [type(outcome) for outcome in flood].count(TooManyPending) == 10
+        assert named
+        assert (await system.task(task.id)).kling_id == "1"
+        with pytest.raises(TooManyPending, match="without a task id"):
+            await system.push(token, unnamed)
