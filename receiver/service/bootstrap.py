@@ -198,7 +198,8 @@ def _build_deletions(context: Context, results: ResultServices) -> tuple[Mapping
     """Build what deletes old data and ended sessions. Return its work and its parts."""
     store, settings, clock = context.store, context.settings, context.clock
     retention = Retention(store.retention, settings.retention, clock=clock, previews=results.previews)
-    session_ends = SessionEnds(store.sessions, settings, notifier=context.notifiers.replays, clock=clock)
+    reloads = context.notifiers.replays  # a reload wakes every notifier; of these, it is the rarest
+    session_ends = SessionEnds(store.sessions, settings, notifier=reloads, clock=clock)
     work = {
         "session_ends": session_ends.run,
         "retention": retention.run,
