@@ -338,12 +338,17 @@ class Dispatcher:
             self._in_flight[route] -= 1
             self._sent[route] -= is_sent
             was_alone = self._suspects.end(claimed.delivery.id)
-            if was_alone or not is_over:
+            if was_alone or not is_over or self._is_end_awaited(route):
                 self._wake.set()
             elif not is_sent and not self._is_caught_up(route):
                 self._wake_in_groups(route, lane)
 
         self._attempts.spawn(attempt(), on_done=done, context=self._context.copy(), delivery=claimed.delivery.id)
+
+    def _is_end_awaited(self, route: str) -> bool:
+        """Return whether a suspect waits until nothing is in flight, or a probe until nothing of its route is."""
+        is_probe_due = self._route_states.get(route).is_held and not self._in_flight[route]
+        return is_probe_due or (bool(self._suspects.ids) and not self._attempts)
 
     def _wake_in_groups(self, route: str, lane: Lane) -> None:
         """Wake up when a quarter of a lane's slots is free, or after a short while: each claim is a transaction."""

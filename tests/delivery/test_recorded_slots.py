@@ -7,16 +7,21 @@ from typing import Any
 from harness.delivery_system import FAILED, SECOND, DeliverySystem
 from harness.waiting import wait_until
 
-from receiver.domain.model import Accepted
+from receiver.delivery.retry import SUSPECT_AFTER
+from receiver.domain.model import Accepted, Attempt, Refused
 from receiver.store.interfaces import DeliveryQueue
 
 
 class SlowRecords:
-    """A delivery queue whose records wait for a gate once they are queued. It keeps the order of records and claims."""
+    """A delivery queue whose records wait for a gate once they are queued. It keeps the order of records and claims.
+
+    Records of the outcomes in *quick* do not wait.
+    """
 
     def __init__(self, queue: DeliveryQueue) -> None:
         self.gate = asyncio.Event()
         self.calls: list[str] = []
+        self.quick: set[str] = set()
         self._queue = queue
 
     def __getattr__(self, name: str) -> Any:
@@ -24,10 +29,11 @@ class SlowRecords:
             self.calls.append("claim")
         return getattr(self._queue, name)
 
-    async def record_attempt(self, *args: Any, **kwargs: Any) -> bool:
+    async def record_attempt(self, attempt: Attempt, *args: Any, **kwargs: Any) -> bool:
         self.calls.append("record")
-        await self.gate.wait()
-        return await self._queue.record_attempt(*args, **kwargs)
+        if attempt.outcome not in self.quick:
+            await self.gate.wait()
+        return await self._queue.record_attempt(attempt, *args, **kwargs)
 
 
 async def start_with_slow_records(system: DeliverySystem) -> SlowRecords:
@@ -115,3 +121,47 @@ async def test_an_accepted_attempt_that_ends_failures_keeps_its_slot_until_it_is
     records.gate.set()
     await system.advance(60 * SECOND)
     assert await system.statuses() == ["delivered"] * 3
+
+
+async def test_a_suspect_that_waits_for_an_accepted_attempt_is_attempted_once_that_is_recorded(
+    system: DeliverySystem,
+) -> None:
+    there, other = system.add_route(concurrency=2), system.add_route("other")
+    there.gate.clear()
+    await system.start()
+    await system.add_events(2)
+    for _ in range(SUSPECT_AFTER):
+        await system.crash()
+        await system.start()
+    await system.route_states.hold("publish", why="maintenance", actor="alice")
+    there.gate.set()
+    await system.settle()
+    other.gate.clear()
+    await system.add_events(1, route="other")
+    await system.route_states.release("publish", why="done", actor="alice")
+    await system.settle()
+    assert (await system.statuses(), other.blocked) == (["delivered", "pending"], 1)
+
+    other.gate.set()
+    await system.settle()
+
+    assert await system.statuses() == ["delivered"] * 2
+
+
+async def test_a_route_that_is_held_while_an_accepted_attempt_is_recorded_is_probed(system: DeliverySystem) -> None:
+    there = system.add_route(concurrency=2)
+    records = await start_with_slow_records(system)
+    records.quick = {"refused"}
+    there.gate.clear()
+    gone, accepted = await system.add_events(2)
+    there.respond = lambda each: Refused(reason="gone", hold=True) if each.event.id == gone else Accepted(code=204)
+    there.gate.set()
+    await wait_until(lambda: system.route_states.get("publish").is_held)
+    await system.add_events(1, settle=False)
+    await wait_until(lambda: len(system.clock.waits) == len(system.running))
+    assert there.event_ids == [gone, accepted]
+
+    records.gate.set()
+    await system.advance(60 * SECOND)
+
+    assert await system.statuses() == ["dead", "delivered", "delivered"]
