@@ -23,14 +23,17 @@ class SessionEnds:
         self._store = store
         self._notifier = notifier
         self._clock = clock
-        self._kept = b""
+        self._last = b""
+        self._unended: list[bytes] = []  # each change, in order: an old token may be back before the store is writable
         self.apply(settings)
 
     def apply(self, settings: Settings) -> None:
         """Keep only the sessions of the tokens in *settings*."""
         admin = settings.admin
         credentials = Credentials(token=admin_token(settings), read_token=admin.read_token, named_tokens=admin.tokens)
-        self._prefix = credentials.prefix
+        if credentials.prefix != self._last:
+            self._last = credentials.prefix
+            self._unended.append(credentials.prefix)
 
     async def run(self, stop: asyncio.Event) -> None:
         """End sessions now and after each change of a token, until *stop*."""
@@ -41,8 +44,7 @@ class SessionEnds:
             self._notifier.unsubscribe(wake)
 
     async def _end(self) -> datetime | None:
-        prefix = self._prefix
-        if prefix != self._kept:
-            await self._store.end_others(prefix)
-            self._kept = prefix
+        while self._unended:
+            await self._store.end_others(self._unended[0])
+            del self._unended[0]
         return None

@@ -96,3 +96,13 @@ async def test_a_start_or_reload_with_the_same_tokens_ends_no_session(store: Sql
         notifier.notify()
 
     assert await is_open(store, "same", secret)
+
+
+async def test_sessions_end_also_if_the_old_token_is_back_before_they_were_deleted(store: SqliteStore) -> None:
+    secret = await start_session(store, "old")
+    async with running(store, "old", notifier := Notifier()) as ends:
+        ends.apply(settings("new"))
+        ends.apply(settings("old"))
+        notifier.notify()
+
+        await until_ended(store, "old", secret)
