@@ -164,9 +164,9 @@ class Submitter:
 
     async def _start_create(self, task: Task, create: CreateRequest) -> StartedCreate | Task:
         token, endpoint, body = self._ids.token(), create.endpoint, create.body
-        task = submit_lifecycle.start_submit(
-            task, token_hash(token), now=task.created_at, lookup_at=task.created_at + self._executor.max_duration
-        )
+        now = self._clock.now()  # it may have waited for the lock of the queue
+        lookup_at = now + self._executor.max_duration
+        task = submit_lifecycle.start_submit(task, token_hash(token), now=now, lookup_at=lookup_at)
         fence = self._executor.tenure.fence()
         in_use = await self._executor.confirmed_slots()
         try:
@@ -176,7 +176,7 @@ class Submitter:
             raise
         if stored.id != task.id:
             return stored
-        self._notifiers.lookups.notify_due(task.created_at + self._executor.max_duration, now=task.created_at)
+        self._notifiers.lookups.notify_due(lookup_at, now=now)
         pass_through = create.pass_through
         answer = self._queue.spawn(
             self._executor.execute(

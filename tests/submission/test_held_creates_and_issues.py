@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from harness.fake_kling import FakeKling, refusal
 from harness.task_system import JOB, IdleClock, TaskSystem, a_task_system
-from harness.waiting import wait_until
+from harness.waiting import let_loop_run, wait_until
 
 from receiver.domain.errors import KlingError
 from receiver.domain.model import TaskState
@@ -76,6 +76,21 @@ async def test_a_create_that_meets_an_issue_gets_klings_answer_at_once(tmp_path:
 
         assert isinstance(answer.error, KlingError)
         assert answer.error.code == issue.code
+
+
+async def test_the_lease_of_a_create_begins_when_it_starts_not_when_it_arrives(tmp_path: Path) -> None:
+    async with with_an_issue(tmp_path, IN_ARREARS) as system:
+        async with system.submitter._admission.queue_lock:
+            creating = asyncio.create_task(create(system, "another"))
+            await let_loop_run()
+            system.clock.advance(timedelta(seconds=10))
+        started_at = system.clock.now()
+        await creating
+
+        tasks = (await system.store.catalog.tasks()).items
+        newest = max(tasks, key=lambda task: task.created_at)
+        assert newest.started_at == started_at
+        assert newest.created_at == started_at - timedelta(seconds=10)
 
 
 async def test_a_create_that_waits_too_long_because_of_an_issue_is_told_of_it(tmp_path: Path) -> None:
