@@ -26,8 +26,10 @@ CREATE INDEX next_index ON deliveries (next_feature);
 async def test_older_nodes_keep_running_after_a_migration_but_cannot_restart(tmp_path: Path, postgres_url: str) -> None:
     async with under_load(tmp_path, postgres_url) as chaos:
         connection = await asyncpg.connect(postgres_url)
-        applied = await upgrade(connection, [*known_migrations(), NEXT_RELEASE])
-        await connection.close()
+        try:
+            applied = await upgrade(connection, [*known_migrations(), NEXT_RELEASE])
+        finally:
+            await connection.close()
         await chaos.load.wait_for_acknowledged(100)
         report = await chaos.report()
         older = chaos.cluster.nodes[0]

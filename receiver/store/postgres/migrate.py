@@ -6,6 +6,7 @@ Nodes that start at the same time migrate in turn, under an advisory lock that e
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -21,6 +22,7 @@ _FILE = re.compile(r"(?P<version>\d{4})_(?P<name>\w+)\.sql")
 _CLOCK = SystemClock()
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('kling-receiver migrations'))"
 _LONGEST_STEP_SECONDS = 3600.0
+_MAX_REPEATS = 10
 
 _CREATE_MIGRATIONS_TABLE = """
 CREATE TABLE IF NOT EXISTS migrations (
@@ -87,20 +89,34 @@ async def migrate(address: Address, *, clock: Clock = _CLOCK, report: Report = _
 async def upgrade(
     connection: Connection, steps: Sequence[Migration], *, clock: Clock = _CLOCK, report: Report = _no_report
 ) -> list[str]:
-    """Apply the missing steps, each completely or not at all; return their names."""
+    """Apply the missing steps, each completely or not at all; return their names.
+
+    Other nodes may use the tables of a step in another order. The server then ends one of the two transactions, which
+    is repeated.
+    """
     await refuse_mismatches(connection, steps)
-    names = []
-    for step in steps:
-        async with connection.transaction():
-            await connection.execute(_LOCK)
-            done = await applied(connection)
-            if step.version in done:
-                continue
-            if done:
-                report("store.migrating", {"step": step.title})
-            await _apply_step(connection, step, at=micros(clock.now()))
-        names.append(step.title)
-    return names
+    return [
+        step.title for step in steps if await _apply_until_done(connection, step, at=micros(clock.now()), report=report)
+    ]
+
+
+async def _apply_until_done(connection: Connection, step: Migration, *, at: int, report: Report) -> bool:
+    for _ in range(_MAX_REPEATS):
+        with suppress(asyncpg.DeadlockDetectedError):
+            return await _apply_if_missing(connection, step, at=at, report=report)
+    return await _apply_if_missing(connection, step, at=at, report=report)
+
+
+async def _apply_if_missing(connection: Connection, step: Migration, *, at: int, report: Report) -> bool:
+    async with connection.transaction():
+        await connection.execute(_LOCK)
+        done = await applied(connection)
+        if step.version in done:
+            return False
+        if done:
+            report("store.migrating", {"step": step.title})
+        await _apply_step(connection, step, at=at)
+    return True
 
 
 async def refuse_mismatches(connection: Connection, steps: Sequence[Migration]) -> None:
