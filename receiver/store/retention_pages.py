@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from receiver.store.rows import Row
 
-PAGE_SIZE = 200
+PAGE_SIZE = 100
 """The number of rows checked in one transaction."""
 
 MAX_BYTES = 8 * 1024 * 1024
