@@ -48,6 +48,12 @@ async def start_with_slow_records(system: DeliverySystem) -> SlowRecords:
     return made[0]
 
 
+async def let_dispatcher_look_during_a_record(system: DeliverySystem, records: SlowRecords) -> None:
+    await wait_until(lambda: records.calls[-1:] == ["record"])
+    system.notifiers.deliveries.notify()
+    await wait_until(lambda: len(system.clock.waits) == len(system.running))
+
+
 async def test_a_waiting_delivery_gets_the_slot_of_an_accepted_attempt_while_that_is_recorded(
     system: DeliverySystem,
 ) -> None:
@@ -90,9 +96,7 @@ async def test_a_failed_attempt_keeps_its_slot_until_it_is_recorded(system: Deli
     records = await start_with_slow_records(system)
 
     await system.add_events(2, settle=False)
-    await wait_until(lambda: records.calls[-1:] == ["record"])
-    system.notifiers.deliveries.notify()
-    await wait_until(lambda: len(system.clock.waits) == len(system.running))
+    await let_dispatcher_look_during_a_record(system, records)
 
     assert len(there.attempts) == 1
     records.gate.set()
@@ -113,9 +117,7 @@ async def test_an_accepted_attempt_that_ends_failures_keeps_its_slot_until_it_is
     records.calls.clear()
 
     await system.add_events(2, settle=False)
-    await wait_until(lambda: records.calls[-1:] == ["record"])
-    system.notifiers.deliveries.notify()
-    await wait_until(lambda: len(system.clock.waits) == len(system.running))
+    await let_dispatcher_look_during_a_record(system, records)
 
     assert len(there.attempts) == 2
     records.gate.set()
