@@ -48,6 +48,11 @@ class UnitOfWork(msgspec.Struct):
         self._collect(task, change)
         return change
 
+    def size(self) -> int:
+        """Return the bytes of the bodies to be written."""
+        pushes, events = sum(len(push.body) for push in self.pushes), sum(len(event.body) for event in self.events)
+        return pushes + events + sum(map(len, self.intents.values()))
+
     def _find(self, ref: TaskRef) -> Task | None:
         task_id = self.ids_by_token.get(ref.token_hash) if isinstance(ref, ByToken) else ref.id
         return None if task_id is None else self.tasks.get(task_id)

@@ -7,6 +7,7 @@ gives one run.
 
 import asyncio
 import contextlib
+import math
 import sqlite3
 import traceback
 from collections import Counter, deque
@@ -43,8 +44,11 @@ HOST: ContextVar["SimulatedHost"] = ContextVar("host")
 _INCARNATIONS = count(1)
 _GRACE = 5.0
 _DISK_FULL_PROBABILITY = 0.3
+_IDLE_PROBABILITY = 0.5
 _RESTART_SECONDS = 10.0
-_WRITE_FUNCTIONS = (writer._begin_and_load, writer._write_and_commit)
+_WRITE_FUNCTIONS = (
+    writer._begin_and_load, writer._write_alone, writer._write_and_commit, writer._begin_at_once, writer._write,
+)  # fmt: skip
 
 
 class HostDownError(Exception):
@@ -142,6 +146,7 @@ class SimulatedHost:
         patch.setattr(previews, "in_thread", _run_inline)  # no threads take part
         patch.setattr(supervisor, "stop_signals", lambda: HOST.get()._stop_requested)
         patch.setattr(database, "ConnectionThread", _ThreadOpener())
+        patch.setattr(writer, "_MAX_SECONDS_ON_LOOP", math.inf)  # the path of a write must not depend on real time
         structlog.configure(
             processors=[self._log],
             wrapper_class=structlog.make_filtering_bound_logger(30),
@@ -299,18 +304,26 @@ class SimulatedThread:
         self._connection: sqlite3.Connection | None = connection
         self._writes = writes
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether the event loop may use the connection: by chance, so that the service does its work in both ways."""
+        return self._host.rng.random() < _IDLE_PROBABILITY
+
     async def run(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         for _ in range(self._host.rng.randrange(4)):
             await asyncio.sleep(0)
+        done = self.run_here(function, *args, **kwargs)
+        for _ in range(self._host.rng.randrange(4)):
+            await asyncio.sleep(0)
+        return done
+
+    def run_here(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         if self._connection is None:
             raise asyncio.CancelledError
         refused = self._writes and self._host.disk_is_full and function in _WRITE_FUNCTIONS
         if refused and self._host.rng.random() < _DISK_FULL_PROBABILITY:
             raise _disk_full()
-        done = function(self._connection, *args, **kwargs)
-        for _ in range(self._host.rng.randrange(4)):
-            await asyncio.sleep(0)
-        return done
+        return function(self._connection, *args, **kwargs)
 
     def kill(self) -> None:
         if self._connection is not None:

@@ -51,12 +51,12 @@ class RollbackConnection:
 
 
 def rolls_back_commits(patch: Patch) -> None:
-    turns, write = count(1), writer._write_and_commit
+    turns, commit = count(1), writer._commit
 
-    def unsafe(connection: Any, *given: Any, begun: bool) -> None:
-        write(connection if next(turns) % 10 else RollbackConnection(connection), *given, begun=begun)  # type: ignore[arg-type]  # a compatible proxy
+    def unsafe(connection: Any, *given: Any) -> None:
+        commit(connection if next(turns) % 10 else RollbackConnection(connection), *given)  # type: ignore[arg-type]  # a compatible proxy
 
-    patch.setattr(writer, "_write_and_commit", unsafe)
+    patch.setattr(writer, "_commit", unsafe)
 
 
 def keeps_stale_claims(patch: Patch) -> None:

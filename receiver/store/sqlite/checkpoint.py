@@ -10,7 +10,7 @@ from pathlib import Path
 import structlog
 
 from receiver.domain.errors import StoreBroken, StoreUnavailable
-from receiver.store.sqlite.database import StoreMoved, identity, translate_error, wal_path
+from receiver.store.sqlite.database import StoreMoved, identity, no_busy_timeout, translate_error, wal_path
 
 _MAX_COMMITS = 100
 """Commits between checkpoints: under light load the log then grows about as long as SQLite's default allows."""
@@ -65,9 +65,5 @@ class Checkpointer:
 
 def truncate_wal(connection: sqlite3.Connection) -> None:
     """Checkpoint and truncate the log, as far as possible without waiting for a reader."""
-    busy_timeout = connection.execute("PRAGMA busy_timeout").fetchone()[0]
-    connection.execute("PRAGMA busy_timeout = 0")
-    try:
+    with no_busy_timeout(connection):
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    finally:
-        connection.execute(f"PRAGMA busy_timeout = {busy_timeout}")

@@ -152,8 +152,10 @@ def make_private(path: Path, *, create: bool) -> None:
 
 
 def connect_writer(path: Path) -> sqlite3.Connection:
-    """Open the only connection that writes and checkpoints."""
-    connection = sqlite3.connect(path, isolation_level=None, cached_statements=_CACHED_STATEMENTS)
+    """Open the only connection that writes and checkpoints. Its thread and the event loop use it in turns."""
+    connection = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, cached_statements=_CACHED_STATEMENTS
+    )
     with _closed_on_failure(connection):
         _prepare(connection)
         if is_foreign(connection):
@@ -182,6 +184,17 @@ def _closed_on_failure(connection: sqlite3.Connection) -> Iterator[None]:
     except BaseException:
         connection.close()
         raise
+
+
+@contextmanager
+def no_busy_timeout(connection: sqlite3.Connection) -> Iterator[None]:
+    """Let statements of the block fail at once, instead of waiting for other processes."""
+    busy_timeout = connection.execute("PRAGMA busy_timeout").fetchone()[0]
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        yield
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {busy_timeout}")
 
 
 def is_foreign(connection: sqlite3.Connection) -> bool:
@@ -323,8 +336,12 @@ class ConnectionThread(aiosqlite.Connection):
     """A connection and the only thread that uses it. Functions run on it in order.
 
     aiosqlite's own methods switch threads for each statement. Under load the switches cost more than the
-    statements, so one call runs a whole function in the thread.
+    statements, so one call runs a whole function in the thread. Short work costs even less on the event loop: two
+    threads that run Python at once wait for its lock at each statement.
     """
+
+    _called = 0  # functions passed to the thread
+    _ended = 0  # functions that have ended there
 
     @classmethod
     async def open(cls, connect: Callable[[], sqlite3.Connection], *, name: str) -> "ConnectionThread":
@@ -343,8 +360,28 @@ class ConnectionThread(aiosqlite.Connection):
         self, function: Callable[Concatenate[sqlite3.Connection, P], R], /, *args: P.args, **kwargs: P.kwargs
     ) -> R:
         """Call *function* with the connection in its thread. Cancelling the caller does not stop the function."""
-        done: R = await self._execute(partial(function, self._conn), *args, **kwargs)  # type: ignore[no-untyped-call]  # aiosqlite leaves it untyped
+        self._called += 1
+        done: R = await self._execute(partial(self._count_end, function), *args, **kwargs)  # type: ignore[no-untyped-call]  # aiosqlite leaves it untyped
         return done
+
+    def _count_end(
+        self, function: Callable[Concatenate[sqlite3.Connection, P], R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        try:
+            return function(self._conn, *args, **kwargs)
+        finally:
+            self._ended += 1
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the thread has nothing to do. A function whose caller was cancelled may still run in it."""
+        return self._called == self._ended
+
+    def run_here(
+        self, function: Callable[Concatenate[sqlite3.Connection, P], R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Call *function* with the connection on the event loop. The thread must be idle, and the work short."""
+        return function(self._conn, *args, **kwargs)
 
     async def aclose(self) -> None:
         """Finish pending calls, close the connection and end the thread."""

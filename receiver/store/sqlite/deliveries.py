@@ -32,7 +32,7 @@ from receiver.store.sqlite import catalog
 from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import queries, sql, write_rows
 from receiver.store.sqlite.task_changes import write_events
-from receiver.store.sqlite.writer import WriteOp, Writer
+from receiver.store.sqlite.writer import WriteOp, Writer, bodiless
 
 
 class SqliteDeliveryQueue:
@@ -214,10 +214,16 @@ def _save_routes(connection: sqlite3.Connection, group: Sequence[SaveRouteCall])
 
 # These writes drain the queue, which frees disk space. So they are never refused for lack of it.
 # A claim that a power cut undoes was to be released at the next start anyway, so nothing waits for the disk.
-_CLAIM: WriteOp[ClaimCall, Sequence[ClaimedDelivery]] = WriteOp(write=_claim, uses_disk=False, is_durable=False)
-_CLAIM_ROUTES: WriteOp[ClaimRoutesCall, ClaimedRoutes] = WriteOp(write=_claim_routes, uses_disk=False, is_durable=False)
-_RECORD_ATTEMPT: WriteOp[RecordAttemptCall, bool] = WriteOp(write=_record_attempts, uses_disk=False)
-_RELEASE: WriteOp[ReleaseCall, bool] = WriteOp(write=_release, uses_disk=False)
+_CLAIM: WriteOp[ClaimCall, Sequence[ClaimedDelivery]] = WriteOp(
+    write=_claim, uses_disk=False, is_durable=False, size=bodiless
+)
+_CLAIM_ROUTES: WriteOp[ClaimRoutesCall, ClaimedRoutes] = WriteOp(
+    write=_claim_routes, uses_disk=False, is_durable=False, size=bodiless
+)
+_RECORD_ATTEMPT: WriteOp[RecordAttemptCall, bool] = WriteOp(
+    write=_record_attempts, uses_disk=False, size=lambda group: sum(len(call.attempt.excerpt) for call in group)
+)
+_RELEASE: WriteOp[ReleaseCall, bool] = WriteOp(write=_release, uses_disk=False, size=bodiless)
 _RELEASE_ALL: WriteOp[ReleaseAllCall, RecoveredClaims] = WriteOp(write=_release_all, uses_disk=False)
 _RETRY_NOW: WriteOp[RetryNowCall, int] = WriteOp(write=_retry_now, uses_disk=False)
 _BRING_FORWARD: WriteOp[BringForwardCall, int] = WriteOp(write=_bring_forward, uses_disk=False)

@@ -75,5 +75,5 @@ def write_events(connection: sqlite3.Connection, events: Iterable[Event], delive
 
 
 APPLY: DecidedWriteOp[ApplyCall, UnitOfWork, UnitOfWork, Change | None] = DecidedWriteOp(
-    load=_load, decide=decide_group, write=_write
+    load=_load, decide=decide_group, write=_write, size=UnitOfWork.size
 )

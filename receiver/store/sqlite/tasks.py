@@ -24,7 +24,7 @@ from receiver.store.sqlite import catalog
 from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import queries, sql, write_rows
 from receiver.store.sqlite.task_changes import APPLY, write_events
-from receiver.store.sqlite.writer import WriteOp, Writer
+from receiver.store.sqlite.writer import WriteOp, Writer, bodiless
 from receiver.store.task_calls import AddCall, AddEventsCall, ClaimTasksCall, MakeDueCall, is_key_released
 
 _MAX_KNOWN_TOKENS = 10_000
@@ -248,8 +248,8 @@ def _add_events(connection: sqlite3.Connection, group: Sequence[AddEventsCall]) 
     return [None] * len(group)
 
 
-_ADD: WriteOp[AddCall, Task] = WriteOp(write=_add)
-_CLAIM_TASKS: WriteOp[ClaimTasksCall, Sequence[Task]] = WriteOp(write=_claim, uses_disk=False)
+_ADD: WriteOp[AddCall, Task] = WriteOp(write=_add, size=lambda group: sum(len(call.intent) for call in group))
+_CLAIM_TASKS: WriteOp[ClaimTasksCall, Sequence[Task]] = WriteOp(write=_claim, uses_disk=False, size=bodiless)
 _MAKE_DUE: WriteOp[MakeDueCall, int] = WriteOp(write=_make_due, uses_disk=False)
 _ASSIGN_FAIR_SHARES: WriteOp[str, None] = WriteOp(write=_assign_fair_shares)
 # Alerts are small and few, and one of them reports a full disk.

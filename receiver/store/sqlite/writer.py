@@ -1,6 +1,10 @@
 """The only writer: pending writes share one transaction, and each caller resumes after the commit.
 
 One task owns the connection's transactions. Cancelling a caller does not cancel its write once the group has started.
+
+A transaction of short writes runs on the event loop, and only its commit, which waits for the disk, in the writer's
+thread. In the thread the rest would take a fifth more time: both threads run Python, and wait for each other at every
+statement. Long writes, and all writes while the disk is slow, run in the thread.
 """
 
 import asyncio
@@ -14,7 +18,7 @@ import msgspec
 from receiver.domain.errors import StoreUnavailable
 from receiver.domain.metrics import Metrics
 from receiver.store.item_error import ItemError
-from receiver.store.sqlite.database import ConnectionThread, Health
+from receiver.store.sqlite.database import ConnectionThread, Health, no_busy_timeout
 from receiver.store.write_queue import OpGroup, PendingWrite, WriteQueue, op_groups
 
 Item = TypeVar("Item")
@@ -24,23 +28,37 @@ Plan = TypeVar("Plan")
 Done = TypeVar("Done")
 
 
+_MAX_BYTES_ON_LOOP = 256 * 1024
+_MAX_SECONDS_ON_LOOP = 0.005
+_MAX_SECONDS_PER_ITEM = 0.00025
+
+
 class WriteOp(msgspec.Struct, Generic[Item, Result], frozen=True, eq=False):
     """One kind of write, which handles all items of a group with the same few statements.
 
-    ``write`` runs in the writer's thread, inside the transaction, and returns one result or ItemError per item.
+    ``write`` runs inside the transaction, and returns one result or ItemError per item.
     ``uses_disk``: the write needs disk space, so it is refused first when space is low.
     ``is_durable``: the write must survive a power cut. A group without such a write is not synced to the disk.
+    ``size`` returns the bytes that items write, apart from a few hundred each. A small write runs on the event loop,
+    one without a size always in the writer's thread.
     """
 
     write: Callable[[sqlite3.Connection, Sequence[Item]], Sequence[Result | ItemError]]
     uses_disk: bool = True
     is_durable: bool = True
+    size: Callable[[Sequence[Item]], int] | None = None
+
+
+def bodiless(_items: object) -> int:
+    """Return the size of items without bodies."""
+    return 0
 
 
 class DecidedWriteOp(msgspec.Struct, Generic[Item, Seen, Plan, Result], frozen=True, eq=False):
     """A kind of write whose content the caller's code decides, on the event loop and inside the transaction.
 
     ``load`` reads what the decision needs. ``decide`` returns the results and a plan. ``write`` executes the plan.
+    ``size`` returns the bytes of a plan, see ``WriteOp``.
     """
 
     load: Callable[[sqlite3.Connection, Sequence[Item]], Seen]
@@ -48,6 +66,7 @@ class DecidedWriteOp(msgspec.Struct, Generic[Item, Seen, Plan, Result], frozen=T
     write: Callable[[sqlite3.Connection, Plan], None]
     uses_disk: bool = True
     is_durable: bool = True
+    size: Callable[[Plan], int] | None = None
 
 
 # A group contains items of many types; only `Writer.execute` knows the item type of each operation.
@@ -75,6 +94,7 @@ class Writer:
         self._after_commit = after_commit
         self._metrics = metrics or Metrics()
         self._transaction_lock = asyncio.Lock()
+        self._is_fast = False  # after a start, most of the file is not in memory
         self._queue = WriteQueue(self._transact, health, refuse=self._refuse_without_space)
 
     async def execute(self, op: WriteOp[Item, Result] | DecidedWriteOp[Item, Seen, Plan, Result], item: Item) -> Result:
@@ -120,64 +140,156 @@ class Writer:
         Decided operations come first: nothing may be written between their load and their write.
         """
         found = sorted(op_groups(group), key=lambda each: not isinstance(each.op, DecidedWriteOp))
-        results: list[object] = [None] * sum(len(each.items) for each in found)
+        transaction = _Transaction(found, [None] * sum(len(each.items) for each in found))
         async with self._transaction_lock:
             began = time.perf_counter()
             try:
-                begun = isinstance(found[0].op, DecidedWriteOp)
-                if begun:
-                    await self._thread.run(_begin_and_load, found)
-                    _decide(found, results)
-                await self._thread.run(_write_and_commit, found, results, self._after_commit, begun=begun)
+                await self._run(transaction)
             except BaseException:
                 await self._thread.run(_roll_back)
                 raise
+        self._is_fast = transaction.is_fast
         self._metrics.store_commit_seconds.observe(time.perf_counter() - began)
-        self._metrics.store_group_size.observe(len(results))
-        return results
+        self._metrics.store_group_size.observe(len(transaction.results))
+        return transaction.results
+
+    async def _run(self, transaction: "_Transaction") -> None:
+        if not self._begins_here(transaction):
+            await self._run_in_thread(transaction)
+            return
+        self._thread.run_here(_load, transaction)
+        transaction.decide()
+        if transaction.is_small():
+            self._thread.run_here(_write, transaction)
+            await self._thread.run(_commit, transaction, self._after_commit)
+        else:
+            await self._thread.run(_write_and_commit, transaction, self._after_commit)
+
+    def _begins_here(self, transaction: "_Transaction") -> bool:
+        """Begin the transaction on the event loop, unless it or the disk may be slow, or the connection is in use."""
+        is_short = self._is_fast and self._thread.is_idle and transaction.is_short()
+        return is_short and self._thread.run_here(_begin_at_once, transaction)
+
+    async def _run_in_thread(self, transaction: "_Transaction") -> None:
+        if transaction.needs_decisions():
+            await self._thread.run(_begin_and_load, transaction)
+            transaction.decide()
+            await self._thread.run(_write_and_commit, transaction, self._after_commit)
+        else:
+            await self._thread.run(_write_alone, transaction, self._after_commit)
+
+
+class _Transaction(msgspec.Struct, eq=False):
+    """The items of a group by operation, their results, and the time that their statements have taken."""
+
+    found: Sequence[OpGroup[AnyWriteOp]]
+    results: list[object]
+    seconds: float = 0.0
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether the transaction must survive a power cut."""
+        return any(each.op.is_durable for each in self.found)
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether its statements took about as long as they take on data in memory, so that others will too."""
+        return self.seconds <= _MAX_SECONDS_ON_LOOP + _MAX_SECONDS_PER_ITEM * len(self.results)
+
+    def needs_decisions(self) -> bool:
+        """Return whether an operation is decided inside the transaction. Such operations are the first."""
+        return isinstance(self.found[0].op, DecidedWriteOp)
+
+    def is_short(self) -> bool:
+        """Return whether the event loop may run the transaction, as far as is known before the decisions."""
+        return all(each.op.size is not None for each in self.found) and self._size(decided=False) <= _MAX_BYTES_ON_LOOP
+
+    def is_small(self) -> bool:
+        """Return whether the event loop may write what was decided."""
+        return self._size(decided=True) <= _MAX_BYTES_ON_LOOP
+
+    def _size(self, *, decided: bool) -> int:
+        return sum(
+            each.op.size(each.plan if decided else each.items)
+            for each in self.found
+            if isinstance(each.op, DecidedWriteOp) is decided and each.op.size is not None
+        )
+
+    def decide(self) -> None:
+        """Let the callers decide what is written."""
+        for each in self.found:
+            if isinstance(each.op, DecidedWriteOp):
+                decided, each.plan = each.op.decide(each.items, each.loaded)
+                each.set_results(decided, self.results)
 
 
 def _disk_almost_full() -> StoreUnavailable:
     return StoreUnavailable("The disk is almost full.", remedy="Make room: writes resume by themselves.")
 
 
-def _decide(found: Sequence[OpGroup[AnyWriteOp]], results: list[object]) -> None:
-    for each in found:
-        if isinstance(each.op, DecidedWriteOp):
-            decided, each.plan = each.op.decide(each.items, each.loaded)
-            each.set_results(decided, results)
-
-
-def _begin_and_load(connection: sqlite3.Connection, found: Sequence[OpGroup[AnyWriteOp]]) -> None:
+def _begin(connection: sqlite3.Connection, transaction: _Transaction) -> None:
+    if not transaction.is_durable:
+        connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("BEGIN IMMEDIATE")
-    for each in found:
+
+
+def _begin_at_once(connection: sqlite3.Connection, transaction: _Transaction) -> bool:
+    """Begin the transaction. Return False if another process is writing to the file, which can take seconds."""
+    with no_busy_timeout(connection):
+        try:
+            _begin(connection, transaction)
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            return False
+    return True
+
+
+def _load(connection: sqlite3.Connection, transaction: _Transaction) -> None:
+    began = time.perf_counter()
+    for each in transaction.found:
         if isinstance(each.op, DecidedWriteOp):
             each.loaded = each.op.load(connection, each.items)
+    transaction.seconds += time.perf_counter() - began
 
 
-def _write_and_commit(
-    connection: sqlite3.Connection,
-    found: Sequence[OpGroup[AnyWriteOp]],
-    results: list[object],
-    after_commit: Callable[[sqlite3.Connection], None],
-    *,
-    begun: bool,
-) -> None:
-    is_durable = any(each.op.is_durable for each in found)
-    if not begun:
-        if not is_durable:
-            connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("BEGIN IMMEDIATE")
-    for each in found:
+def _write(connection: sqlite3.Connection, transaction: _Transaction) -> None:
+    began = time.perf_counter()
+    for each in transaction.found:
         match each.op:
             case DecidedWriteOp(write=write_plan):
                 write_plan(connection, each.plan)
             case WriteOp(write=write):
-                each.set_results(write(connection, each.items), results)
+                each.set_results(write(connection, each.items), transaction.results)
+    transaction.seconds += time.perf_counter() - began
+
+
+def _commit(
+    connection: sqlite3.Connection, transaction: _Transaction, after_commit: Callable[[sqlite3.Connection], None]
+) -> None:
     connection.execute("COMMIT")
-    if not is_durable:
+    if not transaction.is_durable:
         connection.execute("PRAGMA synchronous = FULL")
     after_commit(connection)
+
+
+def _begin_and_load(connection: sqlite3.Connection, transaction: _Transaction) -> None:
+    _begin(connection, transaction)
+    _load(connection, transaction)
+
+
+def _write_and_commit(
+    connection: sqlite3.Connection, transaction: _Transaction, after_commit: Callable[[sqlite3.Connection], None]
+) -> None:
+    _write(connection, transaction)
+    _commit(connection, transaction, after_commit)
+
+
+def _write_alone(
+    connection: sqlite3.Connection, transaction: _Transaction, after_commit: Callable[[sqlite3.Connection], None]
+) -> None:
+    _begin(connection, transaction)
+    _write_and_commit(connection, transaction, after_commit)
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:
