@@ -1,4 +1,4 @@
-"""One SQLite file: its lock, its connections, the thread of each connection, and the meaning of its errors."""
+"""One SQLite file: its lock, its connections and the meaning of its errors."""
 
 import asyncio
 import fcntl
@@ -6,15 +6,14 @@ import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-import aiosqlite
 import structlog
 
 from receiver.domain.errors import Conflict, ReceiverError, StoreBroken, StoreError, StoreLocked, StoreUnavailable
 from receiver.store.disk import give_to_owner_of, is_space_used_up, make_folder, sync_folder
+from receiver.store.sqlite.connection_thread import ConnectionThread
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,7 +25,6 @@ _SYNCHRONOUS_FULL = 2
 _BUSY_TIMEOUT_MS = 5_000
 _CACHED_STATEMENTS = 256
 _WAL_LIMIT = 64 * 1024 * 1024
-_ITER_CHUNK_SIZE = 64
 _PROBE_SIZE = 64 * 1024
 
 # Errors that a later try may not meet. A wal-index that cannot grow is a full disk, reported as an I/O error.
@@ -330,62 +328,6 @@ def suspect_marker(path: Path) -> Path:
     If the store was moved while open, the marker contains its inode. Device numbers may change at a restart.
     """
     return path.with_name(f"{path.name}.suspect")
-
-
-class ConnectionThread(aiosqlite.Connection):
-    """A connection and the only thread that uses it. Functions run on it in order.
-
-    aiosqlite's own methods switch threads for each statement. Under load the switches cost more than the
-    statements, so one call runs a whole function in the thread. Short work costs even less on the event loop: two
-    threads that run Python at once wait for its lock at each statement.
-    """
-
-    _called = 0  # functions passed to the thread
-    _ended = 0  # functions that have ended there
-
-    @classmethod
-    async def open(cls, connect: Callable[[], sqlite3.Connection], *, name: str) -> "ConnectionThread":
-        """Start the thread, which opens the connection."""
-        thread = cls(connect, _ITER_CHUNK_SIZE)
-        thread._thread.name = name
-        try:
-            await thread
-        except BaseException:
-            # The thread ends by itself and then calls into the event loop, so the loop must still run.
-            await asyncio.to_thread(thread._thread.join)
-            raise
-        return thread
-
-    async def run(
-        self, function: Callable[Concatenate[sqlite3.Connection, P], R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> R:
-        """Call *function* with the connection in its thread. Cancelling the caller does not stop the function."""
-        self._called += 1
-        done: R = await self._execute(partial(self._count_end, function), *args, **kwargs)  # type: ignore[no-untyped-call]  # aiosqlite leaves it untyped
-        return done
-
-    def _count_end(
-        self, function: Callable[Concatenate[sqlite3.Connection, P], R], *args: P.args, **kwargs: P.kwargs
-    ) -> R:
-        try:
-            return function(self._conn, *args, **kwargs)
-        finally:
-            self._ended += 1
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether the thread has nothing to do. A function whose caller was cancelled may still run in it."""
-        return self._called == self._ended
-
-    def run_here(
-        self, function: Callable[Concatenate[sqlite3.Connection, P], R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> R:
-        """Call *function* with the connection on the event loop. The thread must be idle, and the work short."""
-        return function(self._conn, *args, **kwargs)
-
-    async def aclose(self) -> None:
-        """Finish pending calls, close the connection and end the thread."""
-        await self.close()
 
 
 class Reader:

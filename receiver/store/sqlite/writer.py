@@ -18,7 +18,8 @@ import msgspec
 from receiver.domain.errors import StoreUnavailable
 from receiver.domain.metrics import Metrics
 from receiver.store.item_error import ItemError
-from receiver.store.sqlite.database import ConnectionThread, Health, no_busy_timeout
+from receiver.store.sqlite.connection_thread import ConnectionThread
+from receiver.store.sqlite.database import Health, no_busy_timeout
 from receiver.store.write_queue import OpGroup, PendingWrite, WriteQueue, op_groups
 
 Item = TypeVar("Item")
