@@ -1,6 +1,7 @@
 """Which part of a transaction runs on the event loop, and that the connection is left as it was after any end."""
 
 import asyncio
+import contextlib
 import sqlite3
 import sys
 import threading
@@ -70,6 +71,15 @@ class Traced:
         self.writer = writer
         self.trace = trace
         self.watch = watch
+
+    def slow(self, seconds: float, *, fails: bool = False) -> WriteOp[str, None]:
+        """A write that takes *seconds*."""
+
+        def write(connection: sqlite3.Connection, group: Sequence[str]) -> Sequence[None]:
+            self.watch.now += seconds
+            return _write_nowhere(connection, group) if fails else _insert(connection, group)
+
+        return WriteOp(write=write, size=bodiless)
 
     async def state(self) -> tuple[bool, int, int, Sequence[str]]:
         """Whether a transaction is open, the level of syncs, the time to wait for a lock, and the stored notes."""
@@ -197,6 +207,52 @@ async def test_a_large_decision_is_written_in_the_writers_thread(warm: Traced) -
     await warm.writer.execute(DECIDED, LARGE)
 
     assert warm.trace.take() == ["loop: BEGIN", "loop: SELECT", "thread: INSERT", "thread: COMMIT"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_many_transactions_after_a_slow_one_run_in_the_writers_thread(warm: Traced, fails: bool) -> None:
+    with contextlib.suppress(sqlite3.OperationalError):
+        await warm.writer.execute(warm.slow(1.0, fails=fails), "slow")
+    assert warm.trace.take()[:2] == ON_THE_LOOP[:2]
+
+    for _ in range(writer_module._GROUPS_AFTER_SLOW):
+        await warm.writer.execute(NOTE, "a")
+        assert warm.trace.take() == IN_THE_THREAD
+
+    await warm.writer.execute(NOTE, "b")
+    assert warm.trace.take() == ON_THE_LOOP
+
+
+async def test_after_a_slow_load_the_rest_runs_in_the_writers_thread(warm: Traced) -> None:
+    def load(connection: sqlite3.Connection, group: Sequence[str]) -> int:
+        warm.watch.now += 1
+        return _load(connection, group)
+
+    await warm.writer.execute(DecidedWriteOp(load=load, decide=_decide, write=_insert_plan, size=_size), "a")
+
+    assert warm.trace.take() == ["loop: BEGIN", "loop: SELECT", "thread: INSERT", "thread: COMMIT"]
+
+
+async def test_what_is_slow_depends_on_the_number_of_items(warm: Traced) -> None:
+    many = warm.slow(writer_module._MAX_SECONDS_ON_LOOP + 100 * writer_module._MAX_SECONDS_PER_ITEM)
+
+    await warm.writer.execute_all(many, ["a"] * 100)
+    warm.trace.take()
+    await warm.writer.execute_all(many, ["a"] * 99)
+    assert warm.trace.take()[0] == "loop: BEGIN"
+
+    await warm.writer.execute(NOTE, "b")
+    assert warm.trace.take() == IN_THE_THREAD
+
+
+async def test_a_transaction_in_the_writers_thread_is_not_timed(warm: Traced) -> None:
+    slow = WriteOp(write=warm.slow(1.0).write)  # without a size
+
+    await warm.writer.execute(slow, "slow")
+    assert warm.trace.take() == IN_THE_THREAD
+
+    await warm.writer.execute(NOTE, "a")
+    assert warm.trace.take() == ON_THE_LOOP
 
 
 @pytest.mark.parametrize("op", [NOTE, LOSABLE], ids=["durable", "losable"])

@@ -4,13 +4,14 @@ One task owns the connection's transactions. Cancelling a caller does not cancel
 
 A transaction of short writes runs on the event loop, and only its commit, which waits for the disk, in the writer's
 thread. In the thread the rest would take a fifth more time: both threads run Python, and wait for each other at every
-statement. Long writes, and all writes while the disk is slow, run in the thread.
+statement. Long writes run in the thread, and so do all writes for a while after a transaction that was slow.
 """
 
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import msgspec
@@ -30,8 +31,12 @@ Done = TypeVar("Done")
 
 
 _MAX_BYTES_ON_LOOP = 256 * 1024
-_MAX_SECONDS_ON_LOOP = 0.005
+_MAX_SECONDS_ON_LOOP = 0.02
 _MAX_SECONDS_PER_ITEM = 0.00025
+_GROUPS_AFTER_SLOW = 50
+"""Groups in the thread after one that was slow on the event loop. The disk may be slow, or some writes read large rows
+and come again between others. Groups in the thread are not timed: a busy event loop makes them wait for Python's lock.
+"""
 
 
 class WriteOp(msgspec.Struct, Generic[Item, Result], frozen=True, eq=False):
@@ -95,7 +100,7 @@ class Writer:
         self._after_commit = after_commit
         self._metrics = metrics or Metrics()
         self._transaction_lock = asyncio.Lock()
-        self._is_fast = False  # after a start, most of the file is not in memory
+        self._groups_in_thread = 1  # after a start, most of the file is not in memory
         self._queue = WriteQueue(self._transact, health, refuse=self._refuse_without_space)
 
     async def execute(self, op: WriteOp[Item, Result] | DecidedWriteOp[Item, Seen, Plan, Result], item: Item) -> Result:
@@ -149,7 +154,9 @@ class Writer:
             except BaseException:
                 await self._thread.run(_roll_back)
                 raise
-        self._is_fast = transaction.is_fast
+            finally:
+                left = max(0, self._groups_in_thread - 1)
+                self._groups_in_thread = _GROUPS_AFTER_SLOW if transaction.is_slow else left
         self._metrics.store_commit_seconds.observe(time.perf_counter() - began)
         self._metrics.store_group_size.observe(len(transaction.results))
         return transaction.results
@@ -158,17 +165,19 @@ class Writer:
         if not self._begins_here(transaction):
             await self._run_in_thread(transaction)
             return
-        self._thread.run_here(_load, transaction)
+        with transaction.timed():
+            self._thread.run_here(_load, transaction)
         transaction.decide()
-        if transaction.is_small():
-            self._thread.run_here(_write, transaction)
+        if transaction.is_small() and not transaction.is_slow:
+            with transaction.timed():
+                self._thread.run_here(_write, transaction)
             await self._thread.run(_commit, transaction, self._after_commit)
         else:
             await self._thread.run(_write_and_commit, transaction, self._after_commit)
 
     def _begins_here(self, transaction: "_Transaction") -> bool:
         """Begin the transaction on the event loop, unless it or the disk may be slow, or the connection is in use."""
-        is_short = self._is_fast and self._thread.is_idle and transaction.is_short()
+        is_short = not self._groups_in_thread and self._thread.is_idle and transaction.is_short()
         return is_short and self._thread.run_here(_begin_at_once, transaction)
 
     async def _run_in_thread(self, transaction: "_Transaction") -> None:
@@ -181,7 +190,7 @@ class Writer:
 
 
 class _Transaction(msgspec.Struct, eq=False):
-    """The items of a group by operation, their results, and the time that their statements have taken."""
+    """The items of a group by operation, their results, and the time that their statements took on the event loop."""
 
     found: Sequence[OpGroup[AnyWriteOp]]
     results: list[object]
@@ -193,9 +202,18 @@ class _Transaction(msgspec.Struct, eq=False):
         return any(each.op.is_durable for each in self.found)
 
     @property
-    def is_fast(self) -> bool:
-        """Whether its statements took about as long as they take on data in memory, so that others will too."""
-        return self.seconds <= _MAX_SECONDS_ON_LOOP + _MAX_SECONDS_PER_ITEM * len(self.results)
+    def is_slow(self) -> bool:
+        """Whether its statements kept the event loop for much longer than they take on small rows in memory."""
+        return self.seconds > _MAX_SECONDS_ON_LOOP + _MAX_SECONDS_PER_ITEM * len(self.results)
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Add the time that statements take on the event loop."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - began
 
     def needs_decisions(self) -> bool:
         """Return whether an operation is decided inside the transaction. Such operations are the first."""
@@ -247,22 +265,18 @@ def _begin_at_once(connection: sqlite3.Connection, transaction: _Transaction) ->
 
 
 def _load(connection: sqlite3.Connection, transaction: _Transaction) -> None:
-    began = time.perf_counter()
     for each in transaction.found:
         if isinstance(each.op, DecidedWriteOp):
             each.loaded = each.op.load(connection, each.items)
-    transaction.seconds += time.perf_counter() - began
 
 
 def _write(connection: sqlite3.Connection, transaction: _Transaction) -> None:
-    began = time.perf_counter()
     for each in transaction.found:
         match each.op:
             case DecidedWriteOp(write=write_plan):
                 write_plan(connection, each.plan)
             case WriteOp(write=write):
                 each.set_results(write(connection, each.items), transaction.results)
-    transaction.seconds += time.perf_counter() - began
 
 
 def _commit(
