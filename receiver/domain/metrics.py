@@ -68,16 +68,16 @@ class Histogram:
         self.bounds = bounds
         self.values: dict[Labels, Distribution] = {}
 
-    def observe(self, value: float, *labels: str) -> None:
-        """Record one value. A negative one is a clock that was changed; it counts as 0."""
+    def observe(self, value: float, *labels: str, times: int = 1) -> None:
+        """Record a value that was seen so many *times*. A negative one is a clock that was changed; it counts as 0."""
         found = self.values.get(labels)
         if found is None:
             if len(self.values) >= MAX_SERIES:
                 return
             found = self.values[labels] = Distribution([0] * (len(self.bounds) + 1))
-        found.counts[bisect_left(self.bounds, value)] += 1
+        found.counts[bisect_left(self.bounds, value)] += times
         if value > 0:
-            found.sum += value
+            found.sum += value * times
 
     def copy(self) -> "Histogram":
         """Return the present values, for another thread."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Any, TypeAlias
 
 import msgspec
@@ -11,13 +10,14 @@ from receiver.domain.costs import Cost
 from receiver.domain.listed_state import ListedState
 from receiver.domain.queueing import Queueing
 from receiver.domain.results import has_result, without_queries
+from receiver.domain.text_enum import TextEnum
 
 Json: TypeAlias = dict[str, Any]
 
 ALERT_PREFIX = "alert."  # the start of the type of every alert
 
 
-class TaskState(StrEnum):
+class TaskState(TextEnum):
     """The state of a task. ``succeed`` and ``failed`` are final."""
 
     AWAITING = "awaiting"  # a minted URL whose task is not known yet
@@ -36,7 +36,7 @@ class TaskState(StrEnum):
         self.is_running = word in ("submitting", "submitted", "processing")
 
 
-class EndReason(StrEnum):
+class EndReason(TextEnum):
     """Why the receiver itself ended a task: the first two for ``rejected``, the others for ``expired``."""
 
     CANCELLED = "cancelled"  # by an operator, before Kling received it
@@ -45,7 +45,7 @@ class EndReason(StrEnum):
     TIMED_OUT = "timed_out"  # Kling did not end it in time
 
 
-class Origin(StrEnum):
+class Origin(TextEnum):
     """How a task was created."""
 
     GATEWAY = "gateway"  # a client that uses the receiver as if it were Kling
@@ -54,7 +54,7 @@ class Origin(StrEnum):
     TEST = "test"  # created by `trigger`: unknown to Kling, never billed
 
 
-class ClientCallbacks(StrEnum):
+class ClientCallbacks(TextEnum):
     """What a client's own callback URL receives of its task."""
 
     ALL = "all"  # every status that Kling reports
@@ -62,7 +62,7 @@ class ClientCallbacks(StrEnum):
     ENDED = "ended"  # as FINAL, and the delivery of the end is stored
 
 
-class Source(StrEnum):
+class Source(TextEnum):
     """Where a report about a task came from."""
 
     CALLBACK = "callback"
@@ -71,7 +71,7 @@ class Source(StrEnum):
     RECEIVER = "receiver"  # the receiver itself, such as a task that it gave up
 
 
-class Verification(StrEnum):
+class Verification(TextEnum):
     """How an event was verified."""
 
     SIGNATURE = "signature"
@@ -79,7 +79,7 @@ class Verification(StrEnum):
     NONE = "none"
 
 
-class PushOutcome(StrEnum):
+class PushOutcome(TextEnum):
     """How a push was processed."""
 
     PENDING = "pending"  # committed; takes effect only once the API confirms it
@@ -91,7 +91,7 @@ class PushOutcome(StrEnum):
     FORGED = "forged"  # a bad signature, or the API contradicts it
 
 
-class DeliveryStatus(StrEnum):
+class DeliveryStatus(TextEnum):
     """The status of a delivery. A delivery in flight is ``pending`` with a claim."""
 
     PENDING = "pending"
@@ -105,14 +105,14 @@ class DeliveryStatus(StrEnum):
         return cls.CANCELLED if value == "canceled" else None
 
 
-class HeldBy(StrEnum):
+class HeldBy(TextEnum):
     """What holds a route, which decides what releases it."""
 
     FAILURES = "failures"  # consecutive failures: the first successful probe releases it
     OPERATOR = "operator"  # an operator: no deliveries until an operator releases it
 
 
-class ArchiveState(StrEnum):
+class ArchiveState(TextEnum):
     """The state of an archive job whose files are not all stored yet."""
 
     PENDING = "awaited"  # its routes receive the event once the files are stored
@@ -120,7 +120,7 @@ class ArchiveState(StrEnum):
     EXPIRING = "expiring"  # as LATE, and an alert has warned that files may be lost
 
 
-class Generation(StrEnum):
+class Generation(TextEnum):
     """Which of Kling's two APIs a body or an endpoint belongs to."""
 
     LEGACY = "legacy"

@@ -10,11 +10,11 @@ import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from enum import StrEnum
 from functools import lru_cache
 
 from receiver.domain.clock import EPOCH
 from receiver.domain.secret import Secret
+from receiver.domain.text_enum import TextEnum
 
 ID_HEADER = "webhook-id"
 TIMESTAMP_HEADER = "webhook-timestamp"
@@ -29,7 +29,7 @@ _BLOCK_SIZE = 64
 _INNER_PAD, _OUTER_PAD = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))
 
 
-class SignatureStatus(StrEnum):
+class SignatureStatus(TextEnum):
     """The result of verifying a request's signature."""
 
     ABSENT = "absent"  # no signature headers at all

@@ -42,6 +42,7 @@ _CALLBACK_PREFIX = "/callbacks/"
 _HEALTH_PATH = "/healthz"
 _TOKEN_HASH = "receiver.token_hash"  # noqa: S105 -- a member of an ASGI scope
 _JSON = (b"content-type", b"application/json")
+_OK_STATUS = int(HTTPStatus.OK)
 _OK = b'{"ok":true}'
 _CODINGS = ("gzip", "deflate")  # which the inbox decodes
 _MAX_KNOWN_TOKENS = 10_000
@@ -153,10 +154,11 @@ class _PublicApp:
         seconds, failed = time.perf_counter() - began, []
         for request, callback, outcome in zip(requests, callbacks, outcomes, strict=True):
             if outcome is True:
-                self._metrics.callback_seconds.observe(seconds)
-                request.respond(HTTPStatus.OK, _OK_HEADERS, _OK)
+                request.respond(_OK_STATUS, _OK_HEADERS, _OK)
             else:
                 failed.append((request, callback, outcome))
+        if accepted := len(requests) - len(failed):
+            self._metrics.callback_seconds.observe(seconds, times=accepted)
         tokens = [callback.token for callback in callbacks] if failed else ()
         for request, callback, outcome in failed:
             continue_request(callback.request)
@@ -210,8 +212,8 @@ class _PublicApp:
         else:
             raise problems.not_found()
         respond = scope.get(RESPOND)
-        if respond is None or not respond(HTTPStatus.OK, _OK_HEADERS, _OK):
-            await problems.send_raw(send, HTTPStatus.OK, _OK_HEADERS, _OK)
+        if respond is None or not respond(_OK_STATUS, _OK_HEADERS, _OK):
+            await problems.send_raw(send, _OK_STATUS, _OK_HEADERS, _OK)
 
     async def _accept(self, token: str, scope: Scope, receive: Receive) -> bool:
         """Commit a callback. Return False, without reading the body, if the token is unknown."""
