@@ -112,5 +112,5 @@ def _select(connection: sqlite3.Connection, name: str, call: SweepCall, *, max_w
     return json.dumps(ids), last
 
 
-# Deletion frees disk space, so it is never refused for lack of it.
-_SWEEP: WriteOp[SweepCall, SweepResult] = WriteOp(write=_sweep, uses_disk=False)
+# Deletion frees disk space, so it is never refused for lack of it. What a power cut undoes, the next sweep deletes.
+_SWEEP: WriteOp[SweepCall, SweepResult] = WriteOp(write=_sweep, uses_disk=False, is_durable=False)
