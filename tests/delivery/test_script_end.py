@@ -52,7 +52,7 @@ async def test_a_script_is_ended_on_systems_without_pidfd(monkeypatch: pytest.Mo
     def refuse(_process_id: int) -> int:
         raise OSError("pidfd_open is not permitted")
 
-    monkeypatch.setattr(process, "_open_pidfd", refuse)
+    monkeypatch.setattr(process, "open_pidfd", refuse)
 
     assert isinstance(await run_shell("exit 0"), Accepted)
     late = expect_failed(await run_shell("exec sleep 60", timeout=SHORT_TIMEOUT))

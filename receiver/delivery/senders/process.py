@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +17,8 @@ from pathlib import Path
 
 import msgspec
 
+from receiver.delivery.senders.child_process import ChildProcess, start
+from receiver.delivery.senders.exit_watcher import exit_watcher, open_pidfd
 from receiver.delivery.senders.process_tree import Process, ProcessTree, orphans, run_marker, ticks_since_boot
 
 KILL_AFTER = timedelta(seconds=5)
@@ -60,7 +61,7 @@ async def run(
         read_end, write_end = os.pipe()
         try:
             inode, since = os.fstat(write_end).st_ino, ticks_since_boot()
-            process = _spawn(command, event, write_end, cwd=cwd, env={**env, **run_marker(inode)})
+            process = start(command, event=event, output=write_end, cwd=cwd, env={**env, **run_marker(inode)})
         except BaseException:
             os.close(read_end)
             raise
@@ -101,18 +102,10 @@ def _signal(processes: Iterable[Process], number: signal.Signals) -> None:
                 os.kill(process.id, number)
 
 
-def _spawn(
-    command: Sequence[str], event: int, output: int, *, cwd: Path | None, env: Mapping[str, str]
-) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(  # noqa: S603  # the operator's own command
-        command, stdin=event, stdout=output, stderr=output, cwd=cwd, env=env, start_new_session=True
-    )
-
-
 class _Program:
     """A running program, in its own session and process group."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", tail: "_Tail", *, tree: ProcessTree) -> None:
+    def __init__(self, process: ChildProcess, tail: "_Tail", *, tree: ProcessTree) -> None:
         self._process = process
         self._tail = tail
         self._tree = tree
@@ -139,40 +132,33 @@ class _Program:
         """Kill everything that is left, even if ending the program was interrupted."""
         if not self._has_ended:
             self._signal(self._tree.descendants(), signal.SIGKILL, group=True)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_FINAL_WAIT)
+            self._process.wait(_FINAL_WAIT)
         self._tail.close()
 
     async def _wait_for_exit(self, time_limit: timedelta) -> bool:
         """Wait until the program itself has exited, even if its pipe is still open elsewhere. Return False if late."""
         seconds = time_limit.total_seconds()
         try:
-            pidfd = _open_pidfd(self._process.pid)
+            pidfd = open_pidfd(self._process.pid)
         except OSError:  # not available or not permitted on this system
             self._tail.start()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                await asyncio.to_thread(self._process.wait, seconds)
-            return self._process.returncode is not None
-        loop = asyncio.get_running_loop()
-        woken = asyncio.Event()
-        alarm = loop.call_later(seconds, woken.set)  # asyncio.timeout() costs 15 us more
-        reading = loop.call_later(_READ_AFTER, self._tail.start)
-        loop.add_reader(pidfd, woken.set)
+            await asyncio.to_thread(self._process.wait, seconds)
+            return self._process.code is not None
+        watcher, brief = exit_watcher(), min(_READ_AFTER, seconds)
         try:
-            await woken.wait()
+            if not await watcher.wait(pidfd, brief):
+                self._tail.start()
+                await watcher.wait(pidfd, seconds - brief)
         finally:
-            alarm.cancel()
-            reading.cancel()
-            loop.remove_reader(pidfd)
             os.close(pidfd)
         return self._process.poll() is not None
 
     async def _clean_up(self) -> None:
         """End the processes that hold its output open, and after a failure all of its descendants."""
         output_ended = await self._wait_for_output_end()
-        if self._process.returncode == 0 and not output_ended:
+        if self._process.code == 0 and not output_ended:
             await self._terminate(self._tree.output_holders, group=False, grace=LINGER)
-        elif self._process.returncode != 0:
+        elif self._process.code != 0:
             await self._terminate(self._tree.descendants, group=True, grace=LINGER)
         if not output_ended:
             await self._wait_for_output_end()
@@ -276,21 +262,13 @@ class _Tail:
             del self._buffer[: -self._limit or None]
 
 
-def _open_pidfd(process_id: int) -> int:
-    """Open a descriptor that becomes readable when the process exits, without reaping it."""
-    if sys.platform != "linux":
-        raise OSError("pidfd_open needs Linux")
-    return os.pidfd_open(process_id)
-
-
 def _memory_file(content: bytes) -> int:
     """Make an unnamed file with *content*, positioned at its start. Return its descriptor."""
     file = _unnamed_file()
     try:
-        rest = memoryview(content)
-        while rest:
-            rest = rest[os.write(file, rest) :]
-        os.lseek(file, 0, os.SEEK_SET)
+        written = 0
+        while written < len(content):
+            written += os.pwrite(file, memoryview(content)[written:], written)
     except BaseException:
         os.close(file)
         raise
