@@ -143,6 +143,55 @@ async def test_a_script_has_its_own_session_and_no_other_open_file() -> None:
     assert outcome.excerpt == b"True ['0', '1', '2', '3']\n"  # 3 is the listing itself
 
 
+@pytest.mark.parametrize("cwd", [None, Path("/")])
+async def test_a_script_does_not_inherit_what_the_service_was_started_with(cwd: Path | None) -> None:
+    code = f"""
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+from receiver.delivery.senders.process import run
+print(asyncio.run(run(["/bin/ls", "/proc/self/fd"], content=b"", env={{}}, cwd={cwd and str(cwd)!r},
+    time_limit=timedelta(seconds=9), output_limit=99)).output.split())
+"""
+    inherited = os.open("/dev/null", os.O_RDONLY)
+    try:
+        service = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, pass_fds=[inherited], stdout=asyncio.subprocess.PIPE
+        )
+        output, _ = await service.communicate()
+    finally:
+        os.close(inherited)
+
+    assert output == b"[b'0', b'1', b'2', b'3']\n"  # 3 is the listing itself
+
+
+async def test_a_script_gets_the_event_from_a_service_without_standard_descriptors(tmp_path: Path) -> None:
+    code = f"""
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+from receiver.delivery.senders.process import run
+result = asyncio.run(run(["/bin/cat"], content=b"event", env={{}}, cwd=None,
+    time_limit=timedelta(seconds=9), output_limit=99))
+Path({str(tmp_path / "output")!r}).write_bytes(result.output)
+"""
+
+    service = await asyncio.create_subprocess_exec(
+        "/bin/sh", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, code
+    )
+
+    assert await service.wait() == 0
+    assert (tmp_path / "output").read_bytes() == b"event"
+
+
+@pytest.mark.parametrize("cwd", [None, Path("/")])
+async def test_a_script_neither_ignores_nor_blocks_signals(cwd: Path | None) -> None:
+    outcome = await run_shell("grep -E 'Sig(Blk|Ign)' /proc/self/status | cut -f2", cwd=cwd)
+
+    standard_signals = (1 << 31) - 1  # of the others, glibc ignores two of its own
+    assert [int(mask, 16) & standard_signals for mask in outcome.excerpt.split()] == [0, 0]
+
+
 # What its end means.
 
 
