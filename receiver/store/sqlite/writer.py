@@ -246,7 +246,9 @@ def _disk_almost_full() -> StoreUnavailable:
     return StoreUnavailable("The disk is almost full.", remedy="Make room: writes resume by themselves.")
 
 
-def _begin(connection: sqlite3.Connection, transaction: _Transaction) -> None:
+def _begin(connection: sqlite3.Connection, transaction: _Transaction, *, temporary: str = "FILE") -> None:
+    """Begin the transaction. SQLite keeps *temporary* data, such as the journal of a statement, in MEMORY or a FILE."""
+    connection.execute(f"PRAGMA temp_store = {temporary}")
     if not transaction.is_durable:
         connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("BEGIN IMMEDIATE")
@@ -256,7 +258,8 @@ def _begin_at_once(connection: sqlite3.Connection, transaction: _Transaction) ->
     """Begin the transaction. Return False if another process is writing to the file, which can take seconds."""
     with no_busy_timeout(connection):
         try:
-            _begin(connection, transaction)
+            # A group of callbacks has a journal of more than 64 KiB, which would be a file: open, 40 writes, close.
+            _begin(connection, transaction, temporary="MEMORY")
         except sqlite3.OperationalError as exc:
             if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                 raise
