@@ -186,7 +186,13 @@ Path({str(tmp_path / "output")!r}).write_bytes(result.output)
 
 @pytest.mark.parametrize("cwd", [None, Path("/")])
 async def test_a_script_neither_ignores_nor_blocks_signals(cwd: Path | None) -> None:
-    outcome = await run_shell("grep -E 'Sig(Blk|Ign)' /proc/self/status | cut -f2", cwd=cwd)
+    inherited = signal.signal(
+        signal.SIGQUIT, signal.SIG_DFL
+    )  # a shell's background job is started with this one ignored
+    try:
+        outcome = await run_shell("grep -E 'Sig(Blk|Ign)' /proc/self/status | cut -f2", cwd=cwd)
+    finally:
+        signal.signal(signal.SIGQUIT, inherited)
 
     standard_signals = (1 << 31) - 1  # of the others, glibc ignores two of its own
     assert [int(mask, 16) & standard_signals for mask in outcome.excerpt.split()] == [0, 0]
