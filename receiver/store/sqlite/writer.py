@@ -3,7 +3,7 @@
 One task owns the connection's transactions. Cancelling a caller does not cancel its write once the group has started.
 
 A transaction of short writes runs on the event loop, and only its commit, which waits for the disk, in the writer's
-thread. In the thread the rest would take a fifth more time: both threads run Python, and wait for each other at every
+thread. In the thread the rest would take a tenth more time: both threads run Python, and wait for each other at every
 statement. Long writes run in the thread, and so do all writes for a while after a transaction that was slow.
 """
 
