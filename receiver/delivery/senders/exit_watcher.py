@@ -1,7 +1,7 @@
 """Wait for the exits of many processes with one descriptor in the event loop.
 
 To add a descriptor to the event loop and to remove it takes a handle and eight system calls. The epoll of a watcher
-needs one for each process: a closed descriptor leaves it by itself.
+needs two.
 """
 
 import asyncio
@@ -31,8 +31,8 @@ class ExitWatcher:
             return await exit_
         finally:
             timer.cancel()
-            if self._exits.pop(pidfd, None) is not None:  # else its only event has come
-                self._epoll.unregister(pidfd)
+            self._exits.pop(pidfd, None)
+            self._epoll.unregister(pidfd)
 
     def _wake(self) -> None:
         for pidfd, _ in self._epoll.poll(0):
