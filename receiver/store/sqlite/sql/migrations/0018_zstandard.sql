@@ -1,0 +1,1 @@
+-- New events and pushes are compressed with Zstandard. An older program could not read them, so it refuses this version.
