@@ -3,16 +3,17 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
-WriteLines = Callable[[Sequence[bytes]], None]
+WriteLines = Callable[[Sequence[Any]], None]
 
-_batches: ContextVar[dict[WriteLines, list[bytes]] | None] = ContextVar("log_batches", default=None)
+_batches: ContextVar[dict[WriteLines, list[Any]] | None] = ContextVar("log_batches", default=None)
 
 
 @contextmanager
 def log_together() -> Iterator[None]:
     """Keep the lines that the running task logs in this block, and write them at its end. The block must not await."""
-    batches: dict[WriteLines, list[bytes]] = {}
+    batches: dict[WriteLines, list[Any]] = {}
     token = _batches.set(batches)
     try:
         yield
@@ -22,8 +23,8 @@ def log_together() -> Iterator[None]:
             write(lines)
 
 
-def write_line(line: bytes, write: WriteLines) -> None:
-    """Write a line, or keep it if lines are kept at the moment."""
+def write_line(line: object, write: WriteLines) -> None:
+    """Write a line, in any form that *write* takes, or keep it if lines are kept at the moment."""
     batches = _batches.get()
     if batches is None:
         write((line,))

@@ -9,9 +9,10 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -33,11 +34,14 @@ import structlog  # noqa: E402 - must follow the block above
 if _rich_is_absent:
     del sys.modules["rich"]
 
+Line: TypeAlias = Mapping[str, object]
+
 _STDERR = 2
 _METHODS = (*LEVELS, "critical", "exception", "log", "is_enabled_for", "get_effective_level")
 _PLAIN = (str, int, float, type(None))
 _PLAIN_TYPES = frozenset({*_PLAIN, bool})
 _encode_plain = msgspec.json.Encoder().encode
+_encode_plain_lines = msgspec.json.Encoder().encode_lines
 _encode_any = json.JSONEncoder(default=repr, separators=(",", ":")).encode
 
 
@@ -56,8 +60,8 @@ def configure(level: str | None = None, *, environ: Mapping[str, str] = os.envir
     atexit.register(writer.flush)
     structlog.configure(
         processors=_console_processors(colors="NO_COLOR" not in environ) if is_console else [],
-        wrapper_class=_wrapper_class(levels, format_),
-        logger_factory=lambda *_: _LineLogger(writer),
+        wrapper_class=_wrapper_class(levels, is_console=is_console),
+        logger_factory=partial(_same, _LineLogger(writer, _to_logfmt if format_ is LogFormat.LOGFMT else _to_json)),
         cache_logger_on_first_use=True,
     )
     _capture_libraries()
@@ -112,13 +116,11 @@ def hide_secrets(redactor: Redactor) -> None:
     _redact_line.redactor = redactor
 
 
-def _wrapper_class(levels: LogLevels, format_: LogFormat) -> Any:  # noqa: ANN401 -- structlog makes the classes
+def _wrapper_class(levels: LogLevels, *, is_console: bool) -> Any:  # noqa: ANN401 -- structlog makes the classes
     """Return what makes the logger of a module. structlog keeps it, so its module is looked up once."""
 
     def logger_class(level: int) -> Any:  # noqa: ANN401 -- as above
-        if format_ is LogFormat.CONSOLE:
-            return structlog.make_filtering_bound_logger(level)
-        return _line_logger(level, to_logfmt if format_ is LogFormat.LOGFMT else _to_json)
+        return structlog.make_filtering_bound_logger(level) if is_console else _line_logger(level)
 
     if not levels.by_module:
         return _level.use(logger_class, levels.default)
@@ -136,61 +138,70 @@ def _wrapper_class(levels: LogLevels, format_: LogFormat) -> Any:  # noqa: ANN40
 class _LineBoundLogger(structlog.BoundLoggerBase):
     """A logger of lines with structlog's methods. Its own one has no part but calls seven functions per line."""
 
-    write: Callable[..., str]
-    """Returns a line's text."""
-
     def log(self, level: int, event: str, **values: object) -> None:
         """Log a line at a level of :mod:`logging`."""
         getattr(self, logging.getLevelName(level).lower(), self.error)(event, **values)
 
     def error(self, event: str, **values: object) -> None:
         """Log an error, at any threshold."""
-        self._logger.msg(_line("error", event, {**self._context, **values}, type(self).write))
+        self._logger.put(_line("error", event, {**self._context, **values}))
 
     def exception(self, event: str, **values: object) -> None:
         """Log an error with the exception being handled."""
-        values = {"exc_info": True, **values}
-        self._logger.msg(_line("error", event, {**self._context, **values}, type(self).write))
+        self._logger.put(_line("error", event, {**self._context, "exc_info": True, **values}))
 
     critical = error
 
 
-def _line_logger(threshold: int, write: Callable[[Mapping[str, object]], str]) -> type[_LineBoundLogger]:
-    """Return the logger whose methods below a level do nothing. *write* returns a line's text."""
+def _line_logger(threshold: int) -> type[_LineBoundLogger]:
+    """Return the logger whose methods below a level do nothing."""
 
     def writes(level: str) -> Callable[..., None]:
         def log(self: _LineBoundLogger, event: str, **values: object) -> None:
-            self._logger.msg(_line(level, event, {**self._context, **values} if self._context else values, write))
+            self._logger.put(_line(level, event, {**self._context, **values} if self._context else values))
 
         return log
 
     def ignores(_self: _LineBoundLogger, _event: str, **_values: object) -> None: ...
 
     levels = {name: writes(name) if level >= threshold else ignores for name, level in LEVELS.items()}
-    return type("LineLogger", (_LineBoundLogger,), {**levels, "write": staticmethod(write)})
+    return type("LineLogger", (_LineBoundLogger,), levels)
 
 
-def _line(level: str, event: str, values: Mapping[str, object], write: Callable[[Mapping[str, object]], str]) -> str:
-    """Return a line, redacted when it is finished, so that nested values and tracebacks are covered too.
+def _line(level: str, event: str, values: Mapping[str, object]) -> Line:
+    """Return a line. Timestamp, level and event come first, because people read the lines too.
 
-    Timestamp, level and event come first, because people read the lines too. All lines of a request have its id.
+    All lines of a request have its id.
     """
     if "exc_info" in values:
         values = structlog.processors.format_exc_info(None, level, dict(values))
     line = {"timestamp": iso_micros(datetime.now(UTC)), "level": level, "event": event, **values}
     if (request := request_id()) is not None:
         line["request"] = request
-    return _redact_line.redactor.text(write(line))
+    return line
 
 
-def _to_json(line: Mapping[str, object]) -> str:
-    """Return the line as JSON: quickly if all values are plain, else with ``repr`` for what JSON does not know."""
-    if _PLAIN_TYPES.issuperset(map(type, line.values())) or all(isinstance(each, _PLAIN) for each in line.values()):
+def _to_json(lines: Sequence[Line]) -> str:
+    """Return lines as JSON: quickly if all values are plain, else with ``repr`` for what JSON does not know."""
+    if all(_PLAIN_TYPES.issuperset(map(type, line.values())) for line in lines):
         try:
-            return _encode_plain(line).decode()
+            return _encode_plain_lines(lines).decode()
         except (ValueError, OverflowError):  # half of a surrogate pair, or a number of more than 64 bits
             pass
+    return "".join(f"{_line_to_json(line)}\n" for line in lines)
+
+
+def _line_to_json(line: Line) -> str:
+    if all(isinstance(value, _PLAIN) for value in line.values()):
+        try:
+            return _encode_plain(line).decode()
+        except (ValueError, OverflowError):
+            pass
     return _encode_any(line)
+
+
+def _to_logfmt(lines: Sequence[Line]) -> str:
+    return "".join(f"{to_logfmt(line)}\n" for line in lines)
 
 
 def _console_processors(*, colors: bool) -> list[structlog.typing.Processor]:
@@ -225,15 +236,38 @@ def _report_dropped(lines: int) -> None:
 
 
 class _LineLogger:
-    """Passes finished lines to the writer."""
+    """Renders lines, those of a block together, and passes them to the writer."""
 
-    def __init__(self, writer: LogWriter) -> None:
-        self._write = writer.write
+    def __init__(self, writer: LogWriter, render: Callable[[Sequence[Line]], str]) -> None:
+        """*render* returns lines as text, each with a line break."""
+        self._writer = writer
+        self._render = render
+        self._write_lines = self._write_all  # one object, by which a block knows its lines
+
+    def put(self, line: Line) -> None:
+        """Log a line."""
+        write_line(line, self._write_lines)
+
+    def _write_all(self, lines: Sequence[Line]) -> None:
+        """Write lines. They are redacted as text, so that nested values and tracebacks are covered too."""
+        text = self._render(lines)
+        if _redact_line.redactor.text(text) != text:  # hardly any has a secret, so all are searched at once
+            text = "".join(_redact_line.redactor.text(self._render((line,))) for line in lines)
+        self._writer.write(_encoded(text).splitlines(keepends=True))
 
     def msg(self, line: str) -> None:
-        write_line(f"{line}\n".encode("utf-8", "backslashreplace"), self._write)
+        """Log a line that is text already."""
+        write_line(_encoded(f"{line}\n"), self._writer.write)
 
     debug = info = warning = error = critical = exception = msg
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _same(logger: _LineLogger, *_: object) -> _LineLogger:
+    return logger
 
 
 class _StdlibHandler(logging.Handler):

@@ -53,8 +53,9 @@ class RollbackConnection:
 def rolls_back_commits(patch: Patch) -> None:
     turns, commit = count(1), writer._commit
 
-    def unsafe(connection: Any, *given: Any) -> None:
-        commit(connection if next(turns) % 10 else RollbackConnection(connection), *given)  # type: ignore[arg-type]  # a compatible proxy
+    def unsafe(connection: Any, *given: Any, **named: Any) -> None:
+        chosen: Any = connection if next(turns) % 10 else RollbackConnection(connection)
+        commit(chosen, *given, **named)
 
     patch.setattr(writer, "_commit", unsafe)
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -145,6 +146,35 @@ def test_logging_does_not_import_rich_and_does_not_prevent_it() -> None:
 
     line = only_line(output)
     assert (line["early"], line["late"]) == (False, True)
+
+
+TOGETHER = """
+from receiver.domain.log_batch import log_together
+from receiver.domain.request_id import begin_request
+with log_together():
+    for value in ("plain", "Bearer abcdefghijklmnop", chr(0xD800), 1 << 70, {"nested": "x"}, "a\\nb\\rc"):
+        begin_request()
+        log.info("a.said", value=value)
+    log.warning("b.said")
+"""
+
+
+@pytest.mark.parametrize("format_", ["json", "logfmt", "console"])
+def test_lines_that_are_logged_together_are_the_same_as_alone(format_: str) -> None:
+    together = run_and_read(TOGETHER, KLING_RECEIVER_LOG_FORMAT=format_, NO_COLOR="1")
+    alone = run_and_read(
+        TOGETHER.replace("with log_together()", "if True"), KLING_RECEIVER_LOG_FORMAT=format_, NO_COLOR="1"
+    )
+
+    assert [_timeless(line) for line in together.splitlines()] == [_timeless(line) for line in alone.splitlines()]
+    assert len(together.splitlines()) == 7
+    assert "abcdefghijklmnop" not in together
+    assert together.splitlines()[0].count("plain") == 1
+
+
+def _timeless(line: str) -> str:
+    """Return a line without its time and the random part of its request id."""
+    return re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z|[0-9a-f]{6}(?=-\d)", "", line)
 
 
 def program(code: str, level: str | None = None) -> list[str]:

@@ -171,7 +171,8 @@ class Writer:
         if transaction.is_small() and not transaction.is_slow:
             with transaction.timed():
                 self._thread.run_here(_write, transaction)
-            await self._thread.run(_commit, transaction, self._after_commit)
+            # Not with the transaction: its thousands of values would be freed in the thread, from another core's cache.
+            await self._thread.run(_commit, self._after_commit, is_durable=transaction.is_durable)
         else:
             await self._thread.run(_write_and_commit, transaction, self._after_commit)
 
@@ -283,10 +284,10 @@ def _write(connection: sqlite3.Connection, transaction: _Transaction) -> None:
 
 
 def _commit(
-    connection: sqlite3.Connection, transaction: _Transaction, after_commit: Callable[[sqlite3.Connection], None]
+    connection: sqlite3.Connection, after_commit: Callable[[sqlite3.Connection], None], *, is_durable: bool
 ) -> None:
     connection.execute("COMMIT")
-    if not transaction.is_durable:
+    if not is_durable:
         connection.execute("PRAGMA synchronous = FULL")
     after_commit(connection)
 
@@ -300,7 +301,7 @@ def _write_and_commit(
     connection: sqlite3.Connection, transaction: _Transaction, after_commit: Callable[[sqlite3.Connection], None]
 ) -> None:
     _write(connection, transaction)
-    _commit(connection, transaction, after_commit)
+    _commit(connection, after_commit, is_durable=transaction.is_durable)
 
 
 def _write_alone(
