@@ -6,6 +6,7 @@ The values of each ``*_row`` have the order of its statement in the SQL files of
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from operator import itemgetter
 from typing import Any, Protocol, TypeAlias
 
@@ -81,7 +82,8 @@ class Row(Protocol):
         ...
 
 
-def ordered_by(names: Sequence[str]) -> Callable[[Any], Values]:
+@cache
+def ordered_by(names: tuple[str, ...]) -> Callable[[Any], Values]:
     """Return a function that orders a row of these columns as ``task_with_values`` expects it."""
     return itemgetter(*(names.index(column) for column in _COLUMNS))
 

@@ -16,6 +16,7 @@ from receiver.domain.errors import (
     StoreUnavailable,
 )
 from receiver.store.interfaces import ById, Change
+from receiver.store.sqlite import writer
 from receiver.store.sqlite.migrate import migrate
 from receiver.store.sqlite.store import SqliteStore
 
@@ -54,9 +55,9 @@ async def test_a_full_database_refuses_writes_until_it_can_grow(path: Path) -> N
         assert [task.id for task in (await store.catalog.tasks()).items] == ["tsk_2", "tsk_1"]
 
 
-async def test_a_locked_file_is_unavailable_after_a_timeout(path: Path) -> None:
+async def test_a_locked_file_is_unavailable_after_a_timeout(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "_IN_THREAD", ("PRAGMA busy_timeout = 10",))
     async with a_sqlite_store(path) as store:
-        await store.tasks._writer._thread.run(lambda connection: connection.execute("PRAGMA busy_timeout = 10"))
         with closing(sqlite3.connect(path, isolation_level=None)) as intruder:
             intruder.execute("BEGIN IMMEDIATE")
             with pytest.raises(StoreUnavailable):

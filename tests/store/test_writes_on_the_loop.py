@@ -81,8 +81,8 @@ class Traced:
 
         return WriteOp(write=write, size=bodiless)
 
-    async def state(self) -> tuple[bool, int, int, Sequence[str]]:
-        """Whether a transaction is open, the level of syncs, the time to wait for a lock, and the stored notes."""
+    async def state(self) -> tuple[bool, int, Sequence[str]]:
+        """Whether a transaction is open, the level of syncs, and the stored notes."""
         return await self.writer._thread.run(_state)
 
 
@@ -90,10 +90,10 @@ def _create_table(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY, body, parent REFERENCES notes)")
 
 
-def _state(connection: sqlite3.Connection) -> tuple[bool, int, int, Sequence[str]]:
-    level, timeout = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "busy_timeout"))
+def _state(connection: sqlite3.Connection) -> tuple[bool, int, Sequence[str]]:
+    (level,) = connection.execute("PRAGMA synchronous").fetchone()
     notes = [row["body"] for row in connection.execute("SELECT body FROM notes ORDER BY id")]
-    return connection.in_transaction, level, timeout, notes
+    return connection.in_transaction, level, notes
 
 
 def _insert(connection: sqlite3.Connection, group: Sequence[str]) -> Sequence[None]:
@@ -286,7 +286,7 @@ async def test_the_event_loop_does_not_wait_for_another_process(
         await other.wait()
 
     assert warm.trace.take() == ["loop: BEGIN", *IN_THE_THREAD]
-    assert await warm.state() == (False, 2, 5000, ["warm", "a"])
+    assert await warm.state() == (False, 2, ["warm", "a"])
 
 
 async def test_the_connection_is_not_used_while_a_cancelled_function_still_runs_in_its_thread(warm: Traced) -> None:
@@ -344,11 +344,11 @@ async def test_an_error_rolls_back_and_the_next_write_succeeds(warm: Traced, sta
         await warm.writer.execute(op, "a")
 
     assert warm.trace.take()[0] == "loop: BEGIN"
-    assert await warm.state() == (False, 2, 5000, ["warm"])
+    assert await warm.state() == (False, 2, ["warm"])
     warm.trace.take()
     await warm.writer.execute(NOTE, "b")
     assert warm.trace.take() == ON_THE_LOOP
-    assert await warm.state() == (False, 2, 5000, ["warm", "b"])
+    assert await warm.state() == (False, 2, ["warm", "b"])
 
 
 async def test_an_unsynced_transaction_on_the_event_loop_leaves_the_connection_synced(warm: Traced) -> None:
@@ -362,7 +362,7 @@ async def test_an_unsynced_transaction_on_the_event_loop_leaves_the_connection_s
 
     assert warm.trace.take() == ON_THE_LOOP
     assert levels == [1]
-    assert await warm.state() == (False, 2, 5000, ["warm", "a"])
+    assert await warm.state() == (False, 2, ["warm", "a"])
 
 
 async def test_no_caller_continues_before_the_commit(warm: Traced) -> None:
@@ -397,4 +397,4 @@ async def test_a_cancelled_writer_waits_for_the_commit_before_it_uses_the_connec
         await write
     await closing
 
-    assert await warm.state() == (False, 2, 5000, ["warm", "a"])
+    assert await warm.state() == (False, 2, ["warm", "a"])

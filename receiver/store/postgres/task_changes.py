@@ -21,7 +21,7 @@ async def _load(connection: Connection, group: Sequence[ApplyCall]) -> UnitOfWor
     tokens = [call.ref.token_hash.hex() for call in group if isinstance(call.ref, ByToken)]
     ids = [call.ref.id for call in group if not isinstance(call.ref, ByToken)]
     found = await fetch(connection, "lock_tasks", {"ids": ids or None, "tokens": tokens or None})
-    ordered = rows.ordered_by(list(found[0].keys())) if found else tuple
+    ordered = rows.ordered_by(tuple(found[0].keys())) if found else tuple
     read = [rows.task_with_values(ordered(row)) for row in found]
     tasks = {task.id: task for task, _ in read}
     pending: dict[str, list[Push]] = {}

@@ -22,7 +22,7 @@ APPLICATION_ID = 0x4B6C5265
 """Stored in the file's header, so that the database of another program is not mistaken for a store."""
 
 _SYNCHRONOUS_FULL = 2
-_BUSY_TIMEOUT_MS = 5_000
+BUSY_TIMEOUT_MS = 5_000
 _CACHED_STATEMENTS = 256
 _WAL_LIMIT = 64 * 1024 * 1024
 _PROBE_SIZE = 64 * 1024
@@ -203,7 +203,7 @@ def is_foreign(connection: sqlite3.Connection) -> bool:
 
 def _prepare(connection: sqlite3.Connection) -> None:
     connection.row_factory = sqlite3.Row
-    connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA synchronous = FULL")
     # Some builds of SQLite silently ignore a pragma. Without FULL, a power cut loses acknowledged data.

@@ -31,7 +31,7 @@ def _load(connection: sqlite3.Connection, group: Sequence[ApplyCall]) -> UnitOfW
 
 def _tasks(found: sqlite3.Cursor) -> Iterator[tuple[Task, rows.Values]]:
     """Yield each task in the rows of a query, with its values of the changeable columns."""
-    ordered = rows.ordered_by([column[0] for column in found.description])
+    ordered = rows.ordered_by(tuple([column[0] for column in found.description]))
     return (rows.task_with_values(ordered(row)) for row in found)
 
 

@@ -20,7 +20,7 @@ from receiver.domain.errors import StoreUnavailable
 from receiver.domain.metrics import Metrics
 from receiver.store.item_error import ItemError
 from receiver.store.sqlite.connection_thread import ConnectionThread
-from receiver.store.sqlite.database import Health, no_busy_timeout
+from receiver.store.sqlite.database import BUSY_TIMEOUT_MS, Health
 from receiver.store.write_queue import OpGroup, PendingWrite, WriteQueue, op_groups
 
 Item = TypeVar("Item")
@@ -29,6 +29,11 @@ Seen = TypeVar("Seen")
 Plan = TypeVar("Plan")
 Done = TypeVar("Done")
 
+
+# What a statement would undo is kept in memory or a file. A group of callbacks has more than 64 KiB of it: in a file,
+# that is an open, 40 writes and a close. And the event loop must not wait for another process that writes.
+_ON_LOOP = ("PRAGMA busy_timeout = 0", "PRAGMA temp_store = MEMORY")
+_IN_THREAD = (f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}", "PRAGMA temp_store = FILE")
 
 _MAX_BYTES_ON_LOOP = 256 * 1024
 _MAX_SECONDS_ON_LOOP = 0.02
@@ -101,6 +106,7 @@ class Writer:
         self._metrics = metrics or Metrics()
         self._transaction_lock = asyncio.Lock()
         self._groups_in_thread = 1  # after a start, most of the file is not in memory
+        self._settings: Sequence[str] | None = None  # of the connection, if they are known
         self._queue = WriteQueue(self._transact, health, refuse=self._refuse_without_space)
 
     async def execute(self, op: WriteOp[Item, Result] | DecidedWriteOp[Item, Seen, Plan, Result], item: Item) -> Result:
@@ -152,6 +158,7 @@ class Writer:
             try:
                 await self._run(transaction)
             except BaseException:
+                self._settings = None
                 await self._thread.run(_roll_back)
                 raise
             finally:
@@ -178,10 +185,18 @@ class Writer:
 
     def _begins_here(self, transaction: "_Transaction") -> bool:
         """Begin the transaction on the event loop, unless it or the disk may be slow, or the connection is in use."""
-        is_short = not self._groups_in_thread and self._thread.is_idle and transaction.is_short()
-        return is_short and self._thread.run_here(_begin_at_once, transaction)
+        if self._groups_in_thread or not self._thread.is_idle or not transaction.is_short():
+            return False
+        self._set_up(transaction, _ON_LOOP)
+        return self._thread.run_here(_begin_at_once, transaction)
+
+    def _set_up(self, transaction: "_Transaction", settings: Sequence[str]) -> None:
+        """Let the transaction begin with *settings*, unless the connection has them already."""
+        transaction.settings = () if settings is self._settings else settings
+        self._settings = settings
 
     async def _run_in_thread(self, transaction: "_Transaction") -> None:
+        self._set_up(transaction, _IN_THREAD)
         if transaction.needs_decisions():
             await self._thread.run(_begin_and_load, transaction)
             transaction.decide()
@@ -191,10 +206,14 @@ class Writer:
 
 
 class _Transaction(msgspec.Struct, eq=False):
-    """The items of a group by operation, their results, and the time that their statements took on the event loop."""
+    """The items of a group by operation, and their results.
+
+    ``settings`` are statements before its begin. ``seconds`` is the time that its statements took on the event loop.
+    """
 
     found: Sequence[OpGroup[AnyWriteOp]]
     results: list[object]
+    settings: Sequence[str] = ()
     seconds: float = 0.0
 
     @property
@@ -247,9 +266,9 @@ def _disk_almost_full() -> StoreUnavailable:
     return StoreUnavailable("The disk is almost full.", remedy="Make room: writes resume by themselves.")
 
 
-def _begin(connection: sqlite3.Connection, transaction: _Transaction, *, temporary: str = "FILE") -> None:
-    """Begin the transaction. SQLite keeps *temporary* data, such as the journal of a statement, in MEMORY or a FILE."""
-    connection.execute(f"PRAGMA temp_store = {temporary}")
+def _begin(connection: sqlite3.Connection, transaction: _Transaction) -> None:
+    for statement in transaction.settings:
+        connection.execute(statement)
     if not transaction.is_durable:
         connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("BEGIN IMMEDIATE")
@@ -257,14 +276,12 @@ def _begin(connection: sqlite3.Connection, transaction: _Transaction, *, tempora
 
 def _begin_at_once(connection: sqlite3.Connection, transaction: _Transaction) -> bool:
     """Begin the transaction. Return False if another process is writing to the file, which can take seconds."""
-    with no_busy_timeout(connection):
-        try:
-            # A group of callbacks has a journal of more than 64 KiB, which would be a file: open, 40 writes, close.
-            _begin(connection, transaction, temporary="MEMORY")
-        except sqlite3.OperationalError as exc:
-            if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-                raise
-            return False
+    try:
+        _begin(connection, transaction)
+    except sqlite3.OperationalError as exc:
+        if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+            raise
+        return False
     return True
 
 
