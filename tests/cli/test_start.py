@@ -34,6 +34,9 @@ UNUSED_BY_SERVICE = {
     "jinja2",
     "markdown_it",
     "click",  # of uvicorn's command line
+    "logging.config",  # of uvicorn's configuration
+    "socketserver",
+    "configparser",
     "multiprocessing",
     "greenlet",
     "importlib.metadata",  # finds plugins of pydantic
@@ -193,3 +196,15 @@ print(*(name for name, module in sys.modules.items() if module))
     ended = subprocess.run([sys.executable, "-c", code], env=clean_environment(), capture_output=True, check=True)
 
     assert UNUSED_BY_SERVICE & set(ended.stdout.decode().split()) == set()
+
+
+def test_modules_that_the_service_leaves_out_of_uvicorn_can_still_be_loaded() -> None:
+    code = """
+from receiver.cli.run_service import leave_out_unused_modules
+leave_out_unused_modules()
+import configparser, logging.config
+print(configparser.RawConfigParser().sections(), logging.config.dictConfig.__name__)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], env=clean_environment(), capture_output=True, check=True)
+
+    assert ended.stdout.decode() == "[] dictConfig\n"
