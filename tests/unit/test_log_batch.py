@@ -1,5 +1,6 @@
 """Lines that are logged together are written together, in their order."""
 
+import asyncio
 import os
 from collections.abc import Iterator, Sequence
 
@@ -37,6 +38,19 @@ def test_an_error_in_the_block_loses_no_line() -> None:
         log_and_fail(written)
 
     assert written == [[b"one\n"]]
+
+
+async def test_a_task_that_begins_in_a_block_writes_its_lines_at_once() -> None:
+    written: list[Sequence[bytes]] = []
+
+    async def log_later() -> None:
+        write_line(b"later\n", written.append)
+
+    with log_together():
+        task = asyncio.create_task(log_later())
+    await task
+
+    assert written == [(b"later\n",)]
 
 
 def log_and_fail(written: list[Sequence[bytes]]) -> None:
