@@ -195,7 +195,7 @@ def _line_to_json(line: Line) -> str:
     if all(isinstance(value, _PLAIN) for value in line.values()):
         try:
             return _encode_plain(line).decode()
-        except (ValueError, OverflowError):
+        except (TypeError, ValueError, OverflowError):  # as above, or a class of its own for text or numbers
             pass
     return _encode_any(line)
 
@@ -225,7 +225,9 @@ def _add_request(_logger: object, _method: str, line: structlog.typing.EventDict
 def _escape_values(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Escape control characters, because untrusted text must not control the terminal."""
     return {
-        key: escape_text(value, keep="\n" if key == "exception" else "") if isinstance(value, str) else value
+        key: escape_text(value, keep="\n" if key == "exception" else "")
+        if isinstance(value, str)
+        else _renderable(value)
         for key, value in line.items()
     }
 
@@ -250,16 +252,38 @@ class _LineLogger:
 
     def _write_all(self, lines: Sequence[Line]) -> None:
         """Write lines. They are redacted as text, so that nested values and tracebacks are covered too."""
-        text = self._render(lines)
+        text = self._text(lines)
         if _redact_line.redactor.text(text) != text:  # hardly any has a secret, so all are searched at once
-            text = "".join(_redact_line.redactor.text(self._render((line,))) for line in lines)
+            text = "".join(_redact_line.redactor.text(self._text((line,))) for line in lines)
         self._writer.write(_encoded(text).splitlines(keepends=True))
+
+    def _text(self, lines: Sequence[Line]) -> str:
+        """Return lines as text. A value that cannot be rendered loses neither a line nor the work that logs it."""
+        try:
+            return self._render(lines)
+        except Exception:  # noqa: BLE001 -- a ``repr`` may raise anything
+            if len(lines) > 1:
+                return "".join(self._text((line,)) for line in lines)
+        return self._render([{key: _as_text(value) for key, value in line.items()} for line in lines])
 
     def msg(self, line: str) -> None:
         """Log a line that is text already."""
         write_line(_encoded(f"{line}\n"), self._writer.write)
 
     debug = info = warning = error = critical = exception = msg
+
+
+def _as_text(value: object) -> str:
+    return value if type(value) is str else repr(_renderable(value))
+
+
+def _renderable(value: object) -> object:
+    """Return a value, or its type if its ``repr`` raises an error."""
+    try:
+        repr(value)
+    except Exception:  # noqa: BLE001 -- it may raise anything, also for a number that is too long or nested too deeply
+        return type(value)
+    return value
 
 
 def _encoded(text: str) -> bytes:

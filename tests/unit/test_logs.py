@@ -172,6 +172,33 @@ def test_lines_that_are_logged_together_are_the_same_as_alone(format_: str) -> N
     assert together.splitlines()[0].count("plain") == 1
 
 
+ODD = """
+class Broken:
+    def __repr__(self): raise RuntimeError
+class Text(str): pass
+class Number(int): pass
+endless, deep = {}, []
+endless["self"] = endless
+for _ in range(10_000): deep = [deep]
+odd = (Broken(), [Broken()], Text("text"), Number(1), {(1, 2): 3}, {b"x": 1}, endless, deep, 10 ** 5000, [10 ** 5000])
+for value in odd:
+    with log_together():
+        log.info("before.said")
+        log.info("odd.said", kept="whole", value=value)
+        log.info("after.said")
+"""
+
+
+@pytest.mark.parametrize("format_", ["json", "logfmt", "console"])
+def test_a_value_that_cannot_be_rendered_loses_no_line_and_raises_no_error(format_: str) -> None:
+    output = run_and_read(
+        f"from receiver.domain.log_batch import log_together\n{ODD}", KLING_RECEIVER_LOG_FORMAT=format_, NO_COLOR="1"
+    )
+
+    said = [re.findall(r"(?:before|odd|after)\.said|whole", line) for line in output.splitlines()]
+    assert said == [["before.said"], ["odd.said", "whole"], ["after.said"]] * 10
+
+
 def _timeless(line: str) -> str:
     """Return a line without its time and the random part of its request id."""
     return re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z|[0-9a-f]{6}(?=-\d)", "", line)
