@@ -343,7 +343,7 @@ async def test_an_error_rolls_back_and_the_next_write_succeeds(warm: Traced, sta
     with pytest.raises(error):
         await warm.writer.execute(op, "a")
 
-    assert warm.trace.take()[0] == "loop: BEGIN"
+    assert [each for each in warm.trace.take() if each.endswith("BEGIN")] == ["loop: BEGIN"]
     assert await warm.state() == (False, 2, ["warm"])
     warm.trace.take()
     await warm.writer.execute(NOTE, "b")
