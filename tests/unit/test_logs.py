@@ -152,6 +152,8 @@ TOGETHER = """
 from receiver.domain.log_batch import log_together
 from receiver.domain.request_id import begin_request
 with log_together():
+    log.info("a.said", value="bearer")
+    log.info("b.said")
     for value in ("plain", "Bearer abcdefghijklmnop", chr(0xD800), 1 << 70, {"nested": "x"}, "a\\nb\\rc"):
         begin_request()
         log.info("a.said", value=value)
@@ -167,9 +169,9 @@ def test_lines_that_are_logged_together_are_the_same_as_alone(format_: str) -> N
     )
 
     assert [_timeless(line) for line in together.splitlines()] == [_timeless(line) for line in alone.splitlines()]
-    assert len(together.splitlines()) == 7
+    assert len(together.splitlines()) == 9
     assert "abcdefghijklmnop" not in together
-    assert together.splitlines()[0].count("plain") == 1
+    assert together.splitlines()[2].count("plain") == 1
 
 
 ODD = """
@@ -183,7 +185,7 @@ for _ in range(10_000): deep = [deep]
 odd = (Broken(), [Broken()], Text("text"), Number(1), {(1, 2): 3}, {b"x": 1}, endless, deep, 10 ** 5000, [10 ** 5000])
 for value in odd:
     with log_together():
-        log.info("before.said")
+        log.info("before.said", count=1)
         log.info("odd.said", kept="whole", value=value)
         log.info("after.said")
 """
@@ -195,8 +197,32 @@ def test_a_value_that_cannot_be_rendered_loses_no_line_and_raises_no_error(forma
         f"from receiver.domain.log_batch import log_together\n{ODD}", KLING_RECEIVER_LOG_FORMAT=format_, NO_COLOR="1"
     )
 
-    said = [re.findall(r"(?:before|odd|after)\.said|whole", line) for line in output.splitlines()]
-    assert said == [["before.said"], ["odd.said", "whole"], ["after.said"]] * 10
+    said = [re.findall(r"(?:before|odd|after)\.said|count\"?[=:]1|[=\"]whole", line) for line in output.splitlines()]
+    assert [[re.sub(r"\W", "", word) for word in line] for line in said] == [
+        ["beforesaid", "count1"],
+        ["oddsaid", "whole"],
+        ["aftersaid"],
+    ] * 10
+
+
+def test_text_and_numbers_stay_what_they_are_whatever_their_class_and_size() -> None:
+    output = run_and_read(
+        "class Text(str): pass\nlog.info('a.said', value=Text('x'))\nlog.info('b.said', value=1 << 70)"
+    )
+
+    assert [json.loads(line)["value"] for line in output.splitlines()] == ["x", 1 << 70]
+
+
+def test_the_writer_gets_the_lines_of_a_block_one_by_one() -> None:
+    """It cuts a group between two lines, and counts those that it drops."""
+    output = run_and_read(
+        "from receiver.domain.log_batch import log_together\n"
+        "writer = logs.LogWriter\n"
+        "writer.write = lambda _, lines: print(len(lines), file=sys.stderr)\n"
+        "with log_together():\n    log.info('a.said', text='one\\ntwo')\n    log.info('b.said')"
+    )
+
+    assert output == "2\n"
 
 
 def _timeless(line: str) -> str:
