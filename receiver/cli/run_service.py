@@ -45,7 +45,7 @@ def leave_out_unused_modules() -> None:
     vars(parser).update(RawConfigParser=None)
     for unused in (logging_setup, parser):
         sys.modules.setdefault(unused.__name__, unused)
-    import uvicorn.config  # noqa: F401 -- keeps them
+    import uvicorn.config  # noqa: F401 -- it takes the empty ones
 
     for unused in (logging_setup, parser):  # others get the real ones
         if sys.modules[unused.__name__] is unused:
