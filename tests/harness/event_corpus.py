@@ -1,11 +1,10 @@
 """Events as they are stored: bodies of all endpoints and states, with the envelopes that the receiver makes."""
 
-import asyncio
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from random import Random
 
-from harness.clock import START
+from harness.clock import FakeClock
 
 from receiver.domain.clock import Ids
 from receiver.domain.model import Asset, Json, Origin, Source, Task, TaskState, Verification
@@ -41,27 +40,26 @@ _STATUSES = (simulated.SUBMITTED, simulated.PROCESSING, simulated.SUCCEED, simul
 _ALERTS = ("route_held", "delivery_dead", "callbacks_missed", "task_stuck", "disk_low", "budget_reached")
 
 
+class _SteppingClock(FakeClock):
+    """A fake clock of which each look is up to half a minute later than the last one."""
+
+    def __init__(self, rng: Random) -> None:
+        super().__init__()
+        self._rng = rng
+
+    def now(self) -> datetime:
+        self.set_forward(timedelta(microseconds=self._rng.randrange(30_000_000)))
+        return super().now()
+
+
 class EventCorpus:
     """A stream of events that depends on nothing but its *seed*."""
 
     def __init__(self, seed: int) -> None:
         self._rng = Random(seed)
-        self._at = START
-        self._ids = Ids(self, self._rng.randbytes)
+        self._clock = _SteppingClock(self._rng)
+        self._ids = Ids(self._clock, self._rng.randbytes)
         self._factory = EventFactory(RouteTable(()), self._ids)
-
-    def now(self) -> datetime:
-        """Return a time up to half a minute after the last one."""
-        self._at += timedelta(microseconds=self._rng.randrange(30_000_000))
-        return self._at
-
-    def monotonic(self) -> float:
-        """Return the seconds since the start."""
-        return (self._at - START).total_seconds()
-
-    async def wait(self, event: asyncio.Event, *, until: datetime | None = None) -> bool:
-        """Do not wait: nothing here does."""
-        raise NotImplementedError
 
     def pairs(self, count: int) -> Iterator[tuple[bytes, bytes]]:
         """Yield envelopes and bodies of events. The body of an alert is empty."""
@@ -83,7 +81,9 @@ class EventCorpus:
         source = self._rng.choice((Source.CALLBACK, Source.CALLBACK, Source.CALLBACK, Source.POLL))
         is_poll = source is Source.POLL
         verified = Verification.API if is_poll else self._rng.choice((Verification.NONE, Verification.SIGNATURE))
-        event = self._factory.task_event(task, report, body, source=source, verified=verified, at=self.now()).event
+        event = self._factory.task_event(
+            task, report, body, source=source, verified=verified, at=self._clock.now()
+        ).event
         if self._rng.random() < 0.2 and (urls := result_urls(report.result)):
             return with_assets(
                 event.envelope, [self._asset(task, number, url) for number, url in enumerate(urls)]
@@ -93,7 +93,7 @@ class EventCorpus:
     def _alert(self) -> tuple[bytes, bytes]:
         task = self._stored(self._new_task(), TaskState.PROCESSING, message="")
         data: Json = {"alert": self._rng.choice(_ALERTS), "message": "A task", "remedy": "Check", "route": "publish"}
-        return self._factory.alert(data["alert"], data, at=self.now(), task=task).event.envelope, b""
+        return self._factory.alert(data["alert"], data, at=self._clock.now(), task=task).event.envelope, b""
 
     def _asset(self, task: Task, number: int, url: str) -> Asset:
         path = f"archive/2026-11/{task.id}/{number}.{url.partition('?')[0].rpartition('.')[2]}"
@@ -108,7 +108,7 @@ class EventCorpus:
         body: Json = {"n": self._rng.choice((1, 1, 1, 4)), "element_name": "hero", "voice_name": "narrator"}
         if self._rng.random() < 0.1:
             body["watermark_info"] = {"enabled": True}
-        at = self.now()
+        at = self._clock.now()
         return simulated.Task(
             id=id_,
             shown_id=id_,
@@ -125,7 +125,7 @@ class EventCorpus:
         is_success = status == simulated.SUCCEED
         result = simulated.make_result(task.endpoint, task.body, task.id, self._url()) if is_success else None
         message = self._rng.choice(_REASONS) if status == simulated.FAILED else ""
-        update = simulated.TaskUpdate(status=status, at=self.now(), message=message, result=result)
+        update = simulated.TaskUpdate(status=status, at=self._clock.now(), message=message, result=result)
         return simulated.render(task, update, shown_id=task.id)
 
     def _url(self) -> simulated.UrlOf:
