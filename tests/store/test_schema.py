@@ -1,5 +1,6 @@
 """Migrations, and the rules that the schema itself enforces."""
 
+import re
 import signal
 import sqlite3
 from contextlib import closing
@@ -14,6 +15,7 @@ from receiver.domain.model import ClientCallbacks
 from receiver.store.sqlite import maintenance
 from receiver.store.sqlite.database import connect_reader
 from receiver.store.sqlite.migrate import Migration, known_migrations, migrate, upgrade
+from receiver.store.sqlite.queries import sql
 from receiver.store.sqlite.store import SqliteStore
 
 
@@ -74,6 +76,54 @@ def test_a_migration_may_contain_triggers_and_comments() -> None:
     assert len(list(Migration(version=1, name="m", sql=sql).statements())) == 2
     with pytest.raises(ValueError, match="inside a statement"):
         list(Migration(version=1, name="m", sql=sql + "CREATE TABLE").statements())
+
+
+@pytest.mark.parametrize(
+    ("name", "tables"),
+    [
+        ("insert_push", 0),
+        ("insert_event", 0),
+        ("insert_delivery", 0),
+        ("record_verdict", 3),  # two for the rows to update, and one for dead deliveries
+        ("save_tasks", 4),  # two for the rows to update, and two for tasks in a batch
+    ],
+)
+def test_a_frequent_write_makes_no_temporary_table_for_a_list_of_allowed_values(
+    raw: sqlite3.Connection, name: str, tables: int
+) -> None:
+    columns = {"columns": "state, kling_state", "placeholders": "?, ?", "assignments": "state = 1, kling_state = 1"}
+    statement = re.sub(r":(\w+)", lambda found: columns[found[1]], sql(name))
+
+    steps = raw.execute(f"EXPLAIN {statement}", [None] * statement.count("?")).fetchall()
+
+    assert [step["opcode"] for step in steps].count("OpenEphemeral") == tables
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "tasks SET origin = 'x'",
+        "tasks SET state = 'x'",
+        "tasks SET kling_state = 'x'",
+        "tasks SET end_reason = 'x', state = 'expired'",
+        "tasks SET client_callbacks = 'x'",
+        "pushes SET source = 'x'",
+        "pushes SET outcome = 'x'",
+        "events SET verified = 'x'",
+        "events SET archiving = 'x', archive_at = 0",
+        "deliveries SET status = 'x'",
+    ],
+)
+async def test_the_schema_refuses_unknown_values(path: Path, raw: sqlite3.Connection, change: str) -> None:
+    store = await SqliteStore.open(path)
+    await store.tasks.add(a_task(id="tsk_1"), b"")
+    await store.aclose()
+    raw.execute("INSERT INTO pushes VALUES ('psh_1', 'tsk_1', 'poll', '[]', x'', zeroblob(32), 0, 'applied')")
+    raw.execute("INSERT INTO events VALUES (1, 'evt_1', NULL, NULL, 'alert.x', x'', x'', 'none', 0, '[]', NULL, NULL)")
+    raw.execute("INSERT INTO deliveries VALUES ('d', 'evt_1', 'r', 'pending', 0, 0, 0, 0, 0, NULL, NULL, NULL)")
+
+    with pytest.raises(sqlite3.IntegrityError, match="CHECK constraint failed"):
+        raw.execute(f"UPDATE {change}")
 
 
 def test_the_schema_refuses_to_change_a_final_delivery(raw: sqlite3.Connection) -> None:

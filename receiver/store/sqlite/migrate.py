@@ -3,6 +3,7 @@
 import hashlib
 import re
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
@@ -108,6 +109,9 @@ def upgrade(
     if missing and done and back_up is not None:
         report("store.backing_up", {"reason": "A new version migrates the store."})
         report("store.backed_up", {"file": str(back_up(max(done), clock.now()))})
+    if missing and sys.version_info >= (3, 12):  # before that, Python cannot set it
+        # Some builds of SQLite forbid to change the text of a table, as a step does.
+        connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, False)  # noqa: FBT003  # it takes no keywords
     for step in missing:
         if done:
             report("store.migrating", {"step": f"{step.version:04d}_{step.name}", "of": len(missing)})
