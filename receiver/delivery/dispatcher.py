@@ -40,7 +40,7 @@ _BRING_FORWARD_BATCH = 1000  # deliveries brought forward in one transaction: a 
 _MAX_PROBE_DELAY = timedelta(hours=2)
 """A probe planned later than this was planned before the clock was set back: Retry-After is capped at one hour."""
 
-_MAX_GROUPING_SECONDS = 0.002
+_MAX_GROUPING_SECONDS = 0.005
 _RECHECK_DELAY = timedelta(seconds=1)
 _UNKNOWN_ROUTE = "Deliveries wait for a route that is no longer configured. Configure one with its name again."
 
@@ -85,7 +85,7 @@ class Dispatcher:
         self._context = contextvars.copy_context()  # of attempts, also of those that a callback starts
         self._behind: frozenset[str] = frozenset()  # routes that had due deliveries at the last look into the store
         self._refused: set[str] = set()  # routes that were refused a slot since that look began
-        self._under_claim: Collection[str] = ()  # routes for whose free slots the store claims at this moment
+        self._under_claim: Mapping[str, int] = {}  # by route, the free slots for which the store claims at this moment
         self._wake_timer: asyncio.TimerHandle | None = None
         self._recent_routes: BoundedDict[str, None] = BoundedDict(_MAX_RECENT_ROUTES)
 
@@ -130,19 +130,22 @@ class Dispatcher:
             return None
         soonest = self._suspects.next_at
         self._refused.clear()
-        due_routes = await self._start_recent_routes()
+        due_routes, served = await self._start_recent_routes()
         self._behind = frozenset(route for route, due_at in due_routes.items() if due_at <= self._clock.now())
         for route, due_at in due_routes.items():
             lane = self._lanes(route)
+            if lane is not None and route in served and route in self._behind:
+                self._wake_in_groups(route, lane)  # for the slots that became free meanwhile
+                continue
             at = None if lane is None else await self._dispatch_route(route, lane, due_at)
             if at is not None and (soonest is None or at < soonest):
                 soonest = at
         return soonest
 
-    async def _start_recent_routes(self) -> Mapping[str, datetime]:
+    async def _start_recent_routes(self) -> tuple[Mapping[str, datetime], Collection[str]]:
         """Start the due attempts of the routes used last, with one access to the store for all of them.
 
-        Return when each route's next delivery is due after that.
+        Return when each route's next delivery is due after that, and the routes that only wait for free slots now.
         """
         now = self._clock.now()
         limits = {route: self._limit(route, now) for route in self._recent_routes}
@@ -155,12 +158,12 @@ class Dispatcher:
             for route, lane in lanes.items()
         ]
         if not wanted:
-            return await self._queue.due_routes()
-        with self._slots_kept_for_claim(lanes):
+            return await self._queue.due_routes(), ()
+        with self._slots_kept_for_claim({each.route: each.limit for each in wanted}):
             found = await self._queue.claim_routes(wanted, now=now, skip=self._suspects.ids)
             for each in wanted:
                 self._start_claimed(each.route, lanes[each.route], found.claimed[each.route], claim=each.claim, now=now)
-        return found.due_routes
+        return found.due_routes, [route for route, lane in lanes.items() if found.claimed[route] and lane.rate is None]
 
     def _limit(self, route: str, now: datetime) -> int:
         """Return how many attempts of a route may start now. A held route has its own rules: 0."""
@@ -247,7 +250,7 @@ class Dispatcher:
         claim = self._ids.new("clm")
         until = self._lease_end(lane, now)
         skip = () if only else self._suspects.ids
-        with self._slots_kept_for_claim((route,)):
+        with self._slots_kept_for_claim({route: limit}):
             claimed = await self._queue.claim(
                 route, now=now, until=until, limit=limit, claim=claim, early=early, only=only, skip=skip
             )
@@ -258,13 +261,13 @@ class Dispatcher:
         return None
 
     @contextmanager
-    def _slots_kept_for_claim(self, routes: Collection[str]) -> Iterator[None]:
+    def _slots_kept_for_claim(self, slots: Mapping[str, int]) -> Iterator[None]:
         """Keep the free slots of these routes from new deliveries: the claim of older ones may need them all."""
-        self._under_claim = routes
+        self._under_claim = slots
         try:
             yield
         finally:
-            self._under_claim = ()
+            self._under_claim = {}
 
     @staticmethod
     def _lease_end(lane: Lane, now: datetime) -> datetime:
@@ -351,10 +354,11 @@ class Dispatcher:
         return is_probe_due or (bool(self._suspects.ids) and not self._attempts)
 
     def _wake_in_groups(self, route: str, lane: Lane) -> None:
-        """Wake up when a quarter of a lane's slots is free, or after a short while: each claim is a transaction."""
-        if self._free_slots(route, lane) >= lane.concurrency // 4:
+        """Wake up when half of a lane's slots are free, or a short while after one is: each claim is a transaction."""
+        free = self._free_slots(route, lane) - self._under_claim.get(route, 0)
+        if free >= max(1, lane.concurrency // 2):
             self._wake.set()
-        elif self._wake_timer is None:
+        elif free > 0 and self._wake_timer is None:
             self._wake_timer = asyncio.get_running_loop().call_later(_MAX_GROUPING_SECONDS, self._wake_now)
 
     def _wake_now(self) -> None:

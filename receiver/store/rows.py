@@ -223,7 +223,7 @@ def push_row(push: Push, *, is_in_event: bool) -> Values:
         push.id,
         push.task_id,
         push.source.value,
-        _to_json(push.headers),
+        to_json(push.headers),
         None if is_copy else pack(push.body),
         push.digest,
         micros(push.received_at),
@@ -308,14 +308,15 @@ def _decisions(decisions: Sequence[RouteDecision]) -> str:
     if not decisions:
         return "[]"
     rows = [(decision.route, int(decision.wanted), decision.reason) for decision in decisions]
-    return _to_json(rows)
+    return to_json(rows)
 
 
 def _tags(tags: Mapping[str, str]) -> str:
-    return _to_json(dict(tags)) if tags else "{}"
+    return to_json(dict(tags)) if tags else "{}"
 
 
-def _to_json(value: object) -> str:
+def to_json(value: object) -> str:
+    """Return a value as JSON."""
     try:
         return _encode_json(value).decode()
     except ValueError:  # half of a surrogate pair, which only JSON's escapes can store

@@ -4,12 +4,14 @@ import asyncio
 from itertools import groupby
 from typing import Any
 
+import pytest
 from harness.delivery_system import FAILED, SECOND, DeliverySystem
 from harness.waiting import wait_until
 
+from receiver.delivery import dispatcher
 from receiver.delivery.retry import SUSPECT_AFTER
 from receiver.domain.model import Accepted, Attempt, Refused
-from receiver.store.interfaces import DeliveryQueue
+from receiver.store.interfaces import ClaimedRoutes, DeliveryQueue
 
 
 class SlowRecords:
@@ -167,3 +169,78 @@ async def test_a_route_that_is_held_while_an_accepted_attempt_is_recorded_is_pro
     await system.advance(60 * SECOND)
 
     assert await system.statuses() == ["dead", "delivered", "delivered"]
+
+
+class SlowClaims:
+    """A delivery queue that answers a claim late, and keeps how many deliveries each claimed."""
+
+    def __init__(self, queue: DeliveryQueue) -> None:
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.sizes: list[int] = []
+        self._queue = queue
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._queue, name)
+
+    async def claim_routes(self, *args: Any, **kwargs: Any) -> ClaimedRoutes:
+        found = await self._queue.claim_routes(*args, **kwargs)
+        self.sizes += map(len, found.claimed.values())
+        await self.answers.wait()
+        return found
+
+    async def claim(self, *args: Any, **kwargs: Any) -> Any:
+        claimed = await self._queue.claim(*args, **kwargs)
+        self.sizes.append(len(claimed))
+        return claimed
+
+
+async def test_slots_that_become_free_during_a_claim_are_filled_together(
+    system: DeliverySystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "_MAX_GROUPING_SECONDS", 600)  # so that only the free slots decide
+    there = system.add_route(concurrency=8)
+    made: list[SlowClaims] = []
+
+    def wrap(queue: DeliveryQueue) -> Any:
+        made.append(SlowClaims(queue))
+        return made[0]
+
+    await system.start(wrap_queue=wrap)
+    claims = made[0]
+    first, second, third, last = gates = [asyncio.Event() for _ in range(4)]
+    for there.gate, count in zip(gates, (4, 1, 3, 8), strict=True):
+        await system.add_events(count)
+    claims.sizes.clear()
+    claims.answers.clear()
+
+    first.set()
+    await wait_until(lambda: claims.sizes == [4])
+    second.set()
+    await wait_until(lambda: there.blocked == 3)
+    claims.answers.set()
+    await wait_until(lambda: there.blocked == 7)
+    assert claims.sizes == [4]
+    third.set()
+    await wait_until(lambda: there.blocked == 8)
+
+    assert claims.sizes == [4, 4]
+    last.set()
+    await system.settle()
+    assert await system.statuses() == ["delivered"] * 16
+
+
+async def test_a_slot_that_is_free_alone_is_filled_after_a_short_while(system: DeliverySystem) -> None:
+    there = system.add_route(concurrency=8)
+    await system.start()
+    first, others = asyncio.Event(), asyncio.Event()
+    for there.gate, count in ((first, 1), (others, 8)):
+        await system.add_events(count)
+    assert len(there.attempts) == 8
+
+    first.set()
+    await wait_until(lambda: len(there.attempts) == 9)
+
+    others.set()
+    await system.settle()
+    assert await system.statuses() == ["delivered"] * 9

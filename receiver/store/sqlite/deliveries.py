@@ -115,7 +115,7 @@ def _claim_one(connection: sqlite3.Connection, call: ClaimCall) -> Sequence[Clai
     }
     found = connection.execute(queries()["due_deliveries"].with_optional(arguments), arguments).fetchall()
     if found:
-        ids = json.dumps([row[0] for row in found])
+        ids = rows.to_json([row[0] for row in found])
         connection.execute(sql("claim_deliveries"), {"claim": call.claim, "until": micros(call.until), "ids": ids})
     return [delivery_rows.claimed_delivery(row, claim=call.claim, until=call.until) for row in found]
 
@@ -145,11 +145,10 @@ def _record_attempts(connection: sqlite3.Connection, group: Sequence[RecordAttem
     write_rows(connection, "record_verdict", map(verdict_row, valid))
     write_rows(connection, "insert_attempt", [delivery_rows.attempt_row(call.attempt) for call in valid])
     old = [(call.attempt.delivery_id, call.attempt.number - MAX_ATTEMPTS_RETAINED) for call in valid]
-    connection.executemany(
-        sql("delete_oldest_attempts"), [(delivery, number) for delivery, number in old if number > 0]
-    )
-    routes = [delivery_rows.route_state_row(call.route) for call in valid if call.route is not None]
-    connection.executemany(sql("save_route"), routes)
+    if too_many := [(delivery, number) for delivery, number in old if number > 0]:
+        connection.executemany(sql("delete_oldest_attempts"), too_many)
+    if routes := [delivery_rows.route_state_row(call.route) for call in valid if call.route is not None]:
+        connection.executemany(sql("save_route"), routes)
     _write_alerts(connection, [alert for call in valid for alert in call.alerts])
     return results
 
@@ -162,7 +161,7 @@ def _write_alerts(connection: sqlite3.Connection, raised: Sequence[RoutedEvent])
 
 def _claims(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, str]:
     """Return the claims of those deliveries that are claimed, by delivery id."""
-    return {row["id"]: row["claim"] for row in connection.execute(sql("delivery_claims"), {"ids": json.dumps(ids)})}
+    return {row["id"]: row["claim"] for row in connection.execute(sql("delivery_claims"), {"ids": rows.to_json(ids)})}
 
 
 def _release(connection: sqlite3.Connection, group: Sequence[ReleaseCall]) -> Sequence[bool]:

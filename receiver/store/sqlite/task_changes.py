@@ -1,8 +1,7 @@
 """Changes of stored tasks: the task, its pushes, events and deliveries, for a whole group of callers at once."""
 
-import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from receiver.domain.model import Delivery, Event, Push, Task
 from receiver.store import delivery_rows, rows
@@ -17,22 +16,33 @@ def _load(connection: sqlite3.Connection, group: Sequence[ApplyCall]) -> UnitOfW
     tokens = [call.ref.token_hash for call in group if isinstance(call.ref, ByToken)]
     ids = [call.ref.id for call in group if not isinstance(call.ref, ByToken)]
     found: list[tuple[Task, rows.Values]] = []
+    awaiting = list(ids)  # tasks with pushes that await confirmation, as far as is known
     if tokens:
-        found += _tasks(connection.execute(*_with_list("tasks_by_token", tokens)))
+        for task, values, has_pending in _tasks(connection, *_with_list("tasks_by_token", tokens)):
+            found.append((task, values))
+            if has_pending:
+                awaiting.append(task.id)
     if ids:
-        found += _tasks(connection.execute(sql("tasks_by_id"), {"ids": json.dumps(ids)}))
-    tasks = {task.id: task for task, _ in found}
+        by_id = _tasks(connection, sql("tasks_by_id"), {"ids": rows.to_json(ids)})
+        found += [(task, values) for task, values, _ in by_id]
     pending: dict[str, list[Push]] = {}
-    if any(call.with_pending for call in group):
-        for row in connection.execute(sql("pending_pushes"), {"ids": json.dumps(list(tasks))}):
+    if awaiting and any(call.with_pending for call in group):
+        for row in connection.execute(sql("pending_pushes"), {"ids": rows.to_json(awaiting)}):
             pending.setdefault(row["task_id"], []).append(rows.push(row))
-    return UnitOfWork(stored={task.id: values for task, values in found}, tasks=tasks, pending=pending)
+    return UnitOfWork(
+        stored={task.id: values for task, values in found}, tasks={task.id: task for task, _ in found}, pending=pending
+    )
 
 
-def _tasks(found: sqlite3.Cursor) -> Iterator[tuple[Task, rows.Values]]:
-    """Yield each task in the rows of a query, with its values of the changeable columns."""
+def _tasks(
+    connection: sqlite3.Connection, statement: str, arguments: Mapping[str, object] | Sequence[bytes]
+) -> Iterator[tuple[Task, rows.Values, object]]:
+    """Yield each task that a query finds, its values of the changeable columns, and the last value of its row."""
+    found = connection.cursor()
+    found.row_factory = None  # a sqlite3.Row would take longer
+    found.execute(statement, arguments)
     ordered = rows.ordered_by(tuple([column[0] for column in found.description]))
-    return (rows.task_with_values(ordered(row)) for row in found)
+    return ((*rows.task_with_values(ordered(row)), row[-1]) for row in found)
 
 
 def _with_list(name: str, values: Sequence[bytes]) -> tuple[str, Sequence[bytes]]:

@@ -10,8 +10,7 @@ statement. Long writes run in the thread, and so do all writes for a while after
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import msgspec
@@ -172,16 +171,24 @@ class Writer:
         if not self._begins_here(transaction):
             await self._run_in_thread(transaction)
             return
-        with transaction.timed():
-            self._thread.run_here(_load, transaction)
+        self._run_here(_load, transaction)
         transaction.decide()
         if transaction.is_small() and not transaction.is_slow:
-            with transaction.timed():
-                self._thread.run_here(_write, transaction)
+            self._run_here(_write, transaction)
             # Not with the transaction: its thousands of values would be freed in the thread, from another core's cache.
             await self._thread.run(_commit, self._after_commit, is_durable=transaction.is_durable)
         else:
             await self._thread.run(_write_and_commit, transaction, self._after_commit)
+
+    def _run_here(
+        self, step: Callable[[sqlite3.Connection, "_Transaction"], None], transaction: "_Transaction"
+    ) -> None:
+        """Run a step of a transaction on the event loop, and add the time that it takes."""
+        began = time.perf_counter()
+        try:
+            self._thread.run_here(step, transaction)
+        finally:
+            transaction.seconds += time.perf_counter() - began
 
     def _begins_here(self, transaction: "_Transaction") -> bool:
         """Begin the transaction on the event loop, unless it or the disk may be slow, or the connection is in use."""
@@ -225,15 +232,6 @@ class _Transaction(msgspec.Struct, eq=False):
     def is_slow(self) -> bool:
         """Whether its statements kept the event loop for much longer than they take on small rows in memory."""
         return self.seconds > _MAX_SECONDS_ON_LOOP + _MAX_SECONDS_PER_ITEM * len(self.results)
-
-    @contextmanager
-    def timed(self) -> Iterator[None]:
-        """Add the time that statements take on the event loop."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds += time.perf_counter() - began
 
     def needs_decisions(self) -> bool:
         """Return whether an operation is decided inside the transaction. Such operations are the first."""

@@ -11,8 +11,13 @@ FROM updated
 WHERE tasks.id = updated.id;
 
 -- name: tasks_by_token
--- Reads the tasks of a group of callbacks.
-SELECT *
+-- Reads the tasks of a group of callbacks, and whether pushes of each await confirmation.
+SELECT tasks.*, EXISTS (
+    SELECT 1
+    FROM pushes
+    WHERE pushes.outcome = 'pending'
+      AND pushes.task_id = tasks.id
+) AS has_pending
 FROM tasks
 WHERE token_hash IN (:many);
 
