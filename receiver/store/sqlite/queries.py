@@ -13,7 +13,10 @@ from pathlib import Path
 from receiver.store.named_queries import Query, read_queries
 
 _ROW = re.compile(r"(?<=VALUES )\(\?(?:, \?)*\)")
-_MAX_ROWS = 64  # a power of two; 64 of the widest rows stay within SQLite's limit of arguments
+_CHUNKS = (64, 48, 32, 24, 16, 12, 8, 7, 6, 5, 4, 3, 2, 1)
+"""Sizes of chunks. Few, because each is a statement; small ones exactly, because a second statement costs more than
+rows. 64 of the widest rows stay within SQLite's limit of arguments.
+"""
 
 
 @cache
@@ -28,7 +31,7 @@ def sql(name: str) -> str:
 
 
 def write_rows(connection: sqlite3.Connection, name: str, rows: Iterable[tuple[object, ...]]) -> None:
-    """Run a statement for many rows, in chunks of 64, 32, 16 and so on, so that few statements serve every count.
+    """Run a statement for many rows, in chunks of a few sizes, so that few statements serve every count.
 
     Python releases and takes its lock around each statement, which costs more than one row.
     """
@@ -49,10 +52,8 @@ def update_columns(
 def _write_in_chunks(
     connection: sqlite3.Connection, statement: Callable[[int], str], rows: list[tuple[object, ...]]
 ) -> None:
-    size = _MAX_ROWS
     while rows:
-        while size > len(rows):
-            size //= 2
+        size = next(size for size in _CHUNKS if size <= len(rows))
         connection.execute(statement(size), [value for row in rows[:size] for value in row])
         del rows[:size]
 
