@@ -134,8 +134,8 @@ class Dispatcher:
         self._behind = frozenset(route for route, due_at in due_routes.items() if due_at <= self._clock.now())
         for route, due_at in due_routes.items():
             lane = self._lanes(route)
-            if lane is not None and route in served and route in self._behind:
-                self._wake_in_groups(route, lane)  # for the slots that became free meanwhile
+            if route in served and route in self._behind:
+                self._wake_in_groups(route)  # for the slots that became free meanwhile
                 continue
             at = None if lane is None else await self._dispatch_route(route, lane, due_at)
             if at is not None and (soonest is None or at < soonest):
@@ -334,7 +334,7 @@ class Dispatcher:
             is_sent = True
             self._sent[route] += 1
             if not self._is_caught_up(route):
-                self._wake_in_groups(route, lane)
+                self._wake_in_groups(route)
 
         def done() -> None:
             self._claims.pop(claimed.delivery.id, None)
@@ -344,7 +344,7 @@ class Dispatcher:
             if was_alone or not is_over or self._is_end_awaited(route):
                 self._wake.set()
             elif not is_sent and not self._is_caught_up(route):
-                self._wake_in_groups(route, lane)
+                self._wake_in_groups(route)
 
         self._attempts.spawn(attempt(), on_done=done, context=self._context.copy(), delivery=claimed.delivery.id)
 
@@ -353,8 +353,11 @@ class Dispatcher:
         is_probe_due = self._route_states.get(route).is_held and not self._in_flight[route]
         return is_probe_due or (bool(self._suspects.ids) and not self._attempts)
 
-    def _wake_in_groups(self, route: str, lane: Lane) -> None:
+    def _wake_in_groups(self, route: str) -> None:
         """Wake up when half of a lane's slots are free, or a short while after one is: each claim is a transaction."""
+        lane = self._lanes(route)  # not the lane of an attempt that has ended: its concurrency may have changed
+        if lane is None:
+            return
         free = self._free_slots(route, lane) - self._under_claim.get(route, 0)
         if free >= max(1, lane.concurrency // 2):
             self._wake.set()

@@ -1,6 +1,8 @@
 """The slot of an accepted attempt is given to a waiting delivery while the attempt is recorded, no sooner."""
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -11,7 +13,7 @@ from harness.waiting import wait_until
 from receiver.delivery import dispatcher
 from receiver.delivery.retry import SUSPECT_AFTER
 from receiver.domain.model import Accepted, Attempt, Refused
-from receiver.store.interfaces import ClaimedRoutes, DeliveryQueue
+from receiver.store.interfaces import ClaimedRoutes, DeliveryQueue, RouteClaim
 
 
 class SlowRecords:
@@ -228,6 +230,101 @@ async def test_slots_that_become_free_during_a_claim_are_filled_together(
     last.set()
     await system.settle()
     assert await system.statuses() == ["delivered"] * 16
+
+
+async def test_a_slot_that_became_free_during_the_claim_of_a_route_that_had_nothing_waiting_is_filled(
+    system: DeliverySystem,
+) -> None:
+    there = system.add_route(concurrency=8)
+    made: list[SlowClaims] = []
+
+    def wrap(queue: DeliveryQueue) -> Any:
+        made.append(SlowClaims(queue))
+        return made[0]
+
+    await system.start(wrap_queue=wrap)
+    claims = made[0]
+    first, last = asyncio.Event(), asyncio.Event()
+    there.gate = first
+    await system.add_events(4)
+    there.gate = last
+    claims.sizes.clear()
+    claims.answers.clear()
+
+    await system.add_events(12, settle=False)
+    await wait_until(lambda: claims.sizes == [4])
+    first.set()
+    await wait_until(lambda: there.blocked == 0)
+    claims.answers.set()
+    await wait_until(lambda: there.blocked == 8)
+
+    last.set()
+    await system.settle()
+    assert await system.statuses() == ["delivered"] * 16
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 8)])
+async def test_the_slots_of_old_attempts_are_filled_after_a_reload_that_raises_the_concurrency(
+    system: DeliverySystem, before: int, after: int
+) -> None:
+    there = system.add_route(concurrency=before)
+    await system.start()
+    there.gate = first = asyncio.Event()
+    await system.add_events(before)
+    there.gate = last = asyncio.Event()
+    await system.add_events(before + after)
+    system.lanes["publish"] = replace(system.lanes["publish"], concurrency=after)
+    system.notifiers.notify_all()
+    await wait_until(lambda: there.blocked == after)
+
+    first.set()
+    await wait_until(lambda: len(there.attempts) == before + after)
+
+    assert there.blocked == after
+    last.set()
+    await system.settle()
+
+
+class NothingToClaim:
+    """A delivery queue with a due delivery that may not be claimed. It counts the claims."""
+
+    def __init__(self, queue: DeliveryQueue) -> None:
+        self.is_empty = False
+        self.calls = 0
+        self._queue = queue
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._queue, name)
+
+    async def claim_routes(self, wanted: Sequence[RouteClaim], **kwargs: Any) -> ClaimedRoutes:
+        self.calls += 1
+        if self.is_empty:
+            return ClaimedRoutes(claimed={each.route: () for each in wanted}, due_routes=await self._queue.due_routes())
+        return await self._queue.claim_routes(wanted, **kwargs)
+
+    async def claim(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls += 1
+        return () if self.is_empty else await self._queue.claim(*args, **kwargs)
+
+
+async def test_a_due_delivery_that_may_not_be_claimed_is_looked_for_once_a_second(system: DeliverySystem) -> None:
+    system.add_route(concurrency=8)
+    made: list[NothingToClaim] = []
+
+    def wrap(queue: DeliveryQueue) -> Any:
+        made.append(NothingToClaim(queue))
+        return made[0]
+
+    await system.start(wrap_queue=wrap)
+    await system.add_events(1)
+    made[0].is_empty = True
+
+    await system.add_events(1)
+    calls = made[0].calls
+    await asyncio.sleep(3 * dispatcher._MAX_GROUPING_SECONDS)
+
+    assert made[0].calls == calls
+    assert system.clock.next_wakeup == system.clock.now() + SECOND
 
 
 async def test_a_slot_that_is_free_alone_is_filled_after_a_short_while(system: DeliverySystem) -> None:
