@@ -59,6 +59,22 @@ def test_a_migration_killed_midway_leaves_the_old_schema(path: Path) -> None:
         assert connection.execute("SELECT * FROM sqlite_schema WHERE name = 'half'").fetchall() == []
 
 
+def test_a_sqlite_that_forbids_to_change_the_schema_is_named(raw: sqlite3.Connection) -> None:
+    step = Migration(version=1002, name="text", sql="UPDATE sqlite_schema SET sql = sql;\n")
+
+    with pytest.raises(StoreError, match=rf"build of SQLite \({sqlite3.sqlite_version}\) forbids to change the schema"):
+        upgrade(raw, [*known_migrations(), step])
+
+
+def test_a_failed_migration_does_not_leave_the_schema_writable(raw: sqlite3.Connection) -> None:
+    sql = "PRAGMA writable_schema = ON;\nINSERT INTO nowhere VALUES (1);\n"
+
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        upgrade(raw, [*known_migrations(), Migration(version=1002, name="half", sql=sql)])
+
+    assert raw.execute("PRAGMA writable_schema").fetchone()[0] == 0
+
+
 async def test_a_newer_store_is_refused(path: Path, raw: sqlite3.Connection) -> None:
     upgrade(raw, [*known_migrations(), Migration(version=1009, name="from_tomorrow", sql="CREATE TABLE tomorrow (x);")])
     raw.close()

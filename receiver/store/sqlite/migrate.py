@@ -5,6 +5,7 @@ import re
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -109,13 +110,11 @@ def upgrade(
     if missing and done and back_up is not None:
         report("store.backing_up", {"reason": "A new version migrates the store."})
         report("store.backed_up", {"file": str(back_up(max(done), clock.now()))})
-    if missing and sys.version_info >= (3, 12):  # before that, Python cannot set it
-        # Some builds of SQLite forbid to change the text of a table, as a step does.
-        connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, False)  # noqa: FBT003  # it takes no keywords
-    for step in missing:
-        if done:
-            report("store.migrating", {"step": f"{step.version:04d}_{step.name}", "of": len(missing)})
-        _apply_step(connection, step, at=micros(clock.now()))
+    with _schema_text_changes(connection):
+        for step in missing:
+            if done:
+                report("store.migrating", {"step": f"{step.version:04d}_{step.name}", "of": len(missing)})
+            _apply_step(connection, step, at=micros(clock.now()))
     return [f"{step.version:04d}_{step.name}" for step in missing]
 
 
@@ -151,6 +150,28 @@ def _applied(connection: sqlite3.Connection) -> dict[int, str]:
     if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'migrations'").fetchone():
         return {}
     return dict(map(tuple, connection.execute("SELECT version, checksum FROM migrations")))
+
+
+@contextmanager
+def _schema_text_changes(connection: sqlite3.Connection) -> Iterator[None]:
+    """Let steps change the text of a table, which some builds of SQLite forbid at first. Raises StoreError."""
+    is_defensive = False
+    if sys.version_info >= (3, 12):  # before that, Python cannot set it
+        is_defensive = connection.getconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE)
+        connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, False)  # noqa: FBT003  # it takes no keywords
+    try:
+        yield
+    except sqlite3.OperationalError as exc:
+        if "may not be modified" not in str(exc):
+            raise
+        raise StoreError(
+            f"This build of SQLite ({sqlite3.sqlite_version}) forbids to change the schema of the store.",
+            remedy="Run the service with Python 3.12 or later, which can allow it, or with another SQLite.",
+        ) from exc
+    finally:
+        connection.execute("PRAGMA writable_schema = OFF")  # a step that failed may have left it on
+        if sys.version_info >= (3, 12):
+            connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, is_defensive)
 
 
 def _apply_step(connection: sqlite3.Connection, step: Migration, *, at: int) -> None:
