@@ -13,7 +13,7 @@ from pathlib import Path
 from receiver.store.named_queries import Query, read_queries
 
 _ROW = re.compile(r"(?<=VALUES )\(\?(?:, \?)*\)")
-_CHUNKS = (64, 48, 32, 24, 16, 12, 8, 7, 6, 5, 4, 3, 2, 1)
+_CHUNKS = (64, 32, 16, 8, 7, 6, 5, 4, 3, 2, 1)
 """Sizes of chunks. Few, because each is a statement; small ones exactly, because a second statement costs more than
 rows. 64 of the widest rows stay within SQLite's limit of arguments.
 """
