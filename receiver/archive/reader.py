@@ -62,11 +62,9 @@ class ArchiveReader:
         if path is None and storage is not None:
             yield _Object(self._objects, storage)
             return
-        descriptor = await in_thread(_open_recorded, Path(path or ""), result)
-        try:
-            yield _File(descriptor)
-        finally:
-            os.close(descriptor)
+        with contextlib.ExitStack() as opened:
+            # The thread adds the file itself: a caller that is cancelled meanwhile gets no descriptor to close.
+            yield _File(await in_thread(_open_recorded, Path(path or ""), result, opened))
 
 
 class _File:
@@ -103,8 +101,8 @@ class _Object:
             ) from exc
 
 
-def _open_recorded(path: Path, result: StoredResult) -> int:
-    """Open the file of a result and return its descriptor."""
+def _open_recorded(path: Path, result: StoredResult, opened: contextlib.ExitStack) -> int:
+    """Open the file of a result, to be closed by *opened*, and return its descriptor."""
     place = path.parts[-3:]
     if place[:2] != (result.task_id, result.event_id) or not place[-1].startswith(f"{result.asset.number}."):
         raise _gone("its recorded path is not one of the archive")
@@ -114,8 +112,8 @@ def _open_recorded(path: Path, result: StoredResult) -> int:
         raise _gone("it was deleted or moved") from exc
     except OSError as exc:
         raise _gone(f"it cannot be opened: {exc.strerror}") from exc
+    opened.callback(os.close, descriptor)
     if os.fstat(descriptor).st_size != result.asset.size:
-        os.close(descriptor)
         raise _gone("its size has changed")
     return descriptor
 
