@@ -197,11 +197,7 @@ class SlowClaims:
         return claimed
 
 
-async def test_slots_that_become_free_during_a_claim_are_filled_together(
-    system: DeliverySystem, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dispatcher, "_MAX_GROUPING_SECONDS", 600)  # so that only the free slots decide
-    there = system.add_route(concurrency=8)
+async def start_with_slow_claims(system: DeliverySystem) -> SlowClaims:
     made: list[SlowClaims] = []
 
     def wrap(queue: DeliveryQueue) -> Any:
@@ -209,7 +205,15 @@ async def test_slots_that_become_free_during_a_claim_are_filled_together(
         return made[0]
 
     await system.start(wrap_queue=wrap)
-    claims = made[0]
+    return made[0]
+
+
+async def test_slots_that_become_free_during_a_claim_are_filled_together(
+    system: DeliverySystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "_MAX_GROUPING_SECONDS", 600)  # so that only the free slots decide
+    there = system.add_route(concurrency=8)
+    claims = await start_with_slow_claims(system)
     first, second, third, last = gates = [asyncio.Event() for _ in range(4)]
     for there.gate, count in zip(gates, (4, 1, 3, 8), strict=True):
         await system.add_events(count)
@@ -236,14 +240,7 @@ async def test_a_slot_that_became_free_during_the_claim_of_a_route_that_had_noth
     system: DeliverySystem,
 ) -> None:
     there = system.add_route(concurrency=8)
-    made: list[SlowClaims] = []
-
-    def wrap(queue: DeliveryQueue) -> Any:
-        made.append(SlowClaims(queue))
-        return made[0]
-
-    await system.start(wrap_queue=wrap)
-    claims = made[0]
+    claims = await start_with_slow_claims(system)
     first, last = asyncio.Event(), asyncio.Event()
     there.gate = first
     await system.add_events(4)
