@@ -100,7 +100,7 @@ def test_a_migration_may_contain_triggers_and_comments() -> None:
         ("insert_push", 0),
         ("insert_event", 0),
         ("insert_delivery", 0),
-        ("record_verdict", 3),  # two for the rows to update, and one for dead deliveries
+        ("record_verdict", 4),  # two for the rows to update, one for dead deliveries, and one for what it returns
         ("save_tasks", 4),  # two for the rows to update, and two for tasks in a batch
     ],
 )

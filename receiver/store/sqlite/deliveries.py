@@ -30,7 +30,7 @@ from receiver.store.delivery_calls import (
 from receiver.store.interfaces import ClaimedDelivery, ClaimedRoutes, ClaimOptions, RecoveredClaims, RouteClaim
 from receiver.store.sqlite import catalog
 from receiver.store.sqlite.database import Reader
-from receiver.store.sqlite.queries import queries, sql, write_rows
+from receiver.store.sqlite.queries import queries, sql, with_list, write_rows
 from receiver.store.sqlite.task_changes import write_events
 from receiver.store.sqlite.writer import WriteOp, Writer, bodiless
 
@@ -115,8 +115,8 @@ def _claim_one(connection: sqlite3.Connection, call: ClaimCall) -> Sequence[Clai
     }
     found = connection.execute(queries()["due_deliveries"].with_optional(arguments), arguments).fetchall()
     if found:
-        ids = rows.to_json([row[0] for row in found])
-        connection.execute(sql("claim_deliveries"), {"claim": call.claim, "until": micros(call.until), "ids": ids})
+        statement, ids = with_list("claim_deliveries", [row[0] for row in found])
+        connection.execute(statement, (call.claim, micros(call.until), *ids))
     return [delivery_rows.claimed_delivery(row, claim=call.claim, until=call.until) for row in found]
 
 
@@ -138,11 +138,12 @@ def _claim_routes_once(connection: sqlite3.Connection, call: ClaimRoutesCall) ->
 
 
 def _record_attempts(connection: sqlite3.Connection, group: Sequence[RecordAttemptCall]) -> Sequence[bool]:
-    claims = _claims(connection, [call.attempt.delivery_id for call in group])
-    # Each claim is dropped once, so a second verdict on the same delivery is refused.
-    results = [drop_claim(claims, call.attempt.delivery_id, call.claim) for call in group]
+    if len({call.attempt.delivery_id for call in group}) < len(group):
+        # One by one, because the first verdict on a delivery ends its claim, so that the second is refused.
+        return [result for call in group for result in _record_attempts(connection, [call])]
+    recorded = {row[0] for row in write_rows(connection, "record_verdict", map(verdict_row, group))}
+    results = [call.attempt.delivery_id in recorded for call in group]
     valid = [call for call, is_valid in zip(group, results, strict=True) if is_valid]
-    write_rows(connection, "record_verdict", map(verdict_row, valid))
     write_rows(connection, "insert_attempt", [delivery_rows.attempt_row(call.attempt) for call in valid])
     old = [(call.attempt.delivery_id, call.attempt.number - MAX_ATTEMPTS_RETAINED) for call in valid]
     if too_many := [(delivery, number) for delivery, number in old if number > 0]:

@@ -1,6 +1,7 @@
 """Loads the statements in ``sql/*.sql`` and the shared ones by name, so that SQL is reviewed as SQL.
 
-A list of variable length is one JSON argument, read by json_each. JSON cannot hold bytes, so those use ``:many``.
+A list of variable length is one JSON argument, read by json_each, or ``:many`` values, see `with_list`: JSON cannot
+hold bytes, and for a few values json_each takes longer.
 """
 
 import json
@@ -9,8 +10,11 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any, TypeVar
 
 from receiver.store.named_queries import Query, read_queries
+
+T = TypeVar("T")
 
 _ROW = re.compile(r"(?<=VALUES )\(\?(?:, \?)*\)")
 _CHUNKS = (64, 32, 16, 8, 7, 6, 5, 4, 3, 2, 1)
@@ -30,12 +34,24 @@ def sql(name: str) -> str:
     return queries()[name].sql
 
 
-def write_rows(connection: sqlite3.Connection, name: str, rows: Iterable[tuple[object, ...]]) -> None:
+def with_list(name: str, values: Sequence[T]) -> tuple[str, Sequence[T]]:
+    """Return a statement for a list of at least one value, and the list.
+
+    The list is padded to a power of two, so that few statements serve every size.
+    """
+    size = 1 << (len(values) - 1).bit_length()
+    return queries()[name].with_list(size), [*values, *[values[0]] * (size - len(values))]
+
+
+def write_rows(
+    connection: sqlite3.Connection, name: str, rows: Iterable[tuple[object, ...]]
+) -> Sequence[tuple[Any, ...]]:
     """Run a statement for many rows, in chunks of a few sizes, so that few statements serve every count.
 
-    Python releases and takes its lock around each statement, which costs more than one row.
+    Python releases and takes its lock around each statement, which costs more than one row. Return what the statement
+    returns, in no order.
     """
-    _write_in_chunks(connection, lambda size: _with_rows(name, size), list(rows))
+    return _write_in_chunks(connection, lambda size: _with_rows(name, size), list(rows))
 
 
 def update_columns(
@@ -51,11 +67,13 @@ def update_columns(
 
 def _write_in_chunks(
     connection: sqlite3.Connection, statement: Callable[[int], str], rows: list[tuple[object, ...]]
-) -> None:
+) -> Sequence[tuple[Any, ...]]:
+    returned: list[tuple[Any, ...]] = []
     while rows:
         size = next(size for size in _CHUNKS if size <= len(rows))
-        connection.execute(statement(size), [value for row in rows[:size] for value in row])
+        returned += connection.execute(statement(size), [value for row in rows[:size] for value in row])
         del rows[:size]
+    return returned
 
 
 def change_audited(

@@ -7,7 +7,7 @@ from receiver.domain.model import Delivery, Event, Push, Task
 from receiver.store import delivery_rows, rows
 from receiver.store.interfaces import ApplyCall, ByToken, Change
 from receiver.store.sqlite.alerts import track_alerts
-from receiver.store.sqlite.queries import queries, sql, update_columns, write_rows
+from receiver.store.sqlite.queries import sql, update_columns, with_list, write_rows
 from receiver.store.sqlite.writer import DecidedWriteOp
 from receiver.store.unit_of_work import UnitOfWork, changed_columns, decide_group, push_rows
 
@@ -18,7 +18,7 @@ def _load(connection: sqlite3.Connection, group: Sequence[ApplyCall]) -> UnitOfW
     found: list[tuple[Task, rows.Values]] = []
     awaiting = list(ids)  # tasks with pushes that await confirmation, as far as is known
     if tokens:
-        for task, values, has_pending in _tasks(connection, *_with_list("tasks_by_token", tokens)):
+        for task, values, has_pending in _tasks(connection, *with_list("tasks_by_token", tokens)):
             found.append((task, values))
             if has_pending:
                 awaiting.append(task.id)
@@ -43,12 +43,6 @@ def _tasks(
     found.execute(statement, arguments)
     ordered = rows.ordered_by(tuple([column[0] for column in found.description]))
     return ((*rows.task_with_values(ordered(row)), row[-1]) for row in found)
-
-
-def _with_list(name: str, values: Sequence[bytes]) -> tuple[str, Sequence[bytes]]:
-    """Return the statement and its list padded to a power of two, so that few statements serve every group size."""
-    size = 1 << (len(values) - 1).bit_length()
-    return queries()[name].with_list(size), [*values, *[values[0]] * (size - len(values))]
 
 
 def _write(connection: sqlite3.Connection, unit: UnitOfWork) -> None:

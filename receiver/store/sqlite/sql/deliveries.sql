@@ -43,9 +43,9 @@ LIMIT :limit;
 -- name: claim_deliveries
 -- Claims deliveries. Without a verdict they are due again when the lease ends.
 UPDATE deliveries
-SET claim = :claim, due_at = :until
+SET claim = ?, due_at = ?
 WHERE status = 'pending'
-  AND id IN (SELECT value FROM json_each(:ids));
+  AND id IN (:many);
 
 -- name: delivery_claims
 -- Reads the claims of some deliveries.
@@ -56,7 +56,7 @@ WHERE status = 'pending'
   AND id IN (SELECT value FROM json_each(:ids));
 
 -- name: record_verdict
--- Stores the verdict on a delivery that still has the same claim.
+-- Stores the verdict on a delivery that still has the same claim, and returns its id.
 WITH verdicts (id, claim, status, due_at, finished_at, attempts, probes) AS (
     VALUES (?, ?, ?, ?, ?, ?, ?)
 )
@@ -66,7 +66,8 @@ SET status = verdicts.status, due_at = verdicts.due_at, finished_at = verdicts.f
 FROM verdicts
 WHERE deliveries.id = verdicts.id
   AND deliveries.claim = verdicts.claim
-  AND deliveries.status = 'pending';
+  AND deliveries.status = 'pending'
+RETURNING id;
 
 -- name: release_delivery
 -- Releases a claimed delivery without an attempt.
