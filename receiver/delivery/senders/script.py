@@ -252,5 +252,7 @@ def _asset_dir(data: Json) -> str:
     It is also empty if its name has unsafe characters: a shortened name would be another folder.
     """
     path = next((path for asset in data.get("assets") or () if (path := asset.get("path"))), "")
+    if not path:
+        return ""
     folder = posixpath.dirname(path)
     return "" if _UNSAFE.search(folder) else folder
