@@ -13,7 +13,7 @@ class Scale:
     callbacks: int = 3_000
     deliveries: int = 1_000
     slow_callbacks: int = 1_500
-    scripts: int = 200
+    scripts: int = 1_000
     submits: int = 500
     job_lines: int = 10_000
     probes: int = 300

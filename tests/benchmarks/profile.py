@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.processes import a_receiver, run_load, server_process
-from benchmarks.workload import STATUSES, callbacks, delivered_at_first_attempt, temp_folder, wait_until_counted
+from benchmarks.workload import STATUSES, callbacks, new_deliveries, temp_folder, wait_until_counted
 
 PROFILED = ("acknowledged", "delivered")
 _SAMPLES_PER_SECOND = 500
@@ -21,10 +21,10 @@ def write_flame_graph(what: str, folder: Path) -> Path:
         with a_receiver(path, *([sink.port] if is_delivered else [])) as running:
             count, statuses = (5_000, STATUSES[-1:]) if is_delivered else (15_000, STATUSES)
             posts = callbacks(running, count, statuses=statuses)
-            profiler = _start_profiler(running.pid, file)
+            delivered, profiler = new_deliveries(path), _start_profiler(running.pid, file)
             run_load(running.public, posts, path)
             if is_delivered:
-                wait_until_counted(delivered_at_first_attempt(path), len(posts))
+                wait_until_counted(delivered, len(posts))
         profiler.wait(60)  # it writes the file when the receiver has ended
     return file
 

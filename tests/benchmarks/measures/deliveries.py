@@ -27,10 +27,9 @@ from benchmarks.workload import (
     CALLBACK,
     STATUSES,
     callbacks,
-    delivered_at_first_attempt,
-    delivered_to,
     forwarder_finished,
     forwarder_lost,
+    new_deliveries,
     posts_to,
     temp_folder,
     wait_until_counted,
@@ -56,7 +55,7 @@ def delivered(size: Scale) -> Iterator[Measurement]:
             ours = Server(port=running.public, pid=running.pid)
             contestants: list[tuple[str, Server, Sequence[Post], Callable[[], int]]] = [
                 ("forwarder", by_hand, posts, forwarder_finished(path)),
-                ("ours", ours, posts, delivered_at_first_attempt(path)),
+                ("ours", ours, posts, new_deliveries(path)),
                 *((name, peer.server, peer.posts(posts), sink_counter(sink.port)) for name, peer in peers.items()),
             ]
             for name, server, work, done in contestants:
@@ -102,12 +101,11 @@ def scripts(size: Scale) -> Iterator[Measurement]:
     """Runs of /bin/true with their record, beside a plain loop that starts it and waits."""
     costs, plain, rates = [], [], []
     with temp_folder() as path, a_receiver(path, script="/bin/true") as running:
-        done = delivered_to(path, "script")
         meter = CpuMeter(running.pid)
         for _ in range(size.rounds):
             posts = callbacks(running, size.scripts, statuses=_LAST)
             meter.start()
-            rates.append(delivery_rate(running.public, posts, path, done=done))
+            rates.append(delivery_rate(running.public, posts, path, done=new_deliveries(path)))
             costs.append(meter.microseconds_each(len(posts)))
             plain.append(run_plain_loop("spawn", 0, size.scripts)["cpu"])
     yield single_value(

@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import uvloop
@@ -19,13 +18,11 @@ from benchmarks.processes import TOKEN, Receiver, a_receiver, run_load, server_p
 from benchmarks.workload import (
     STATUSES,
     callbacks,
-    delivered_at_first_attempt,
-    row_counter,
+    new_deliveries,
     temp_folder,
     wait_until_counted,
 )
 
-from receiver.domain.clock import first_id
 from receiver.store.sqlite import maintenance
 
 _FEW_EVENTS, _FEW_PENDING = 1_000, 100
@@ -53,7 +50,6 @@ _PAGES = (
     "/console/manual",
     "/metrics",
 )
-_COUNT_DELIVERED = "SELECT COUNT(*) FROM deliveries WHERE id > ? AND status = 'delivered'"
 _REPEATS = 20
 _IDLE_CONNECTIONS = 150
 _SWEEP_FACTOR = 3  # of callbacks, and of rounds, for a steadier percentile: the sweep of a grown store takes minutes
@@ -82,8 +78,9 @@ def grown(size: Scale) -> Iterator[Measurement]:
 
 def _filled(store: _Store, events: int, pending: int) -> _Store:
     with a_receiver(store.path, store.sink) as running:
-        run_load(running.public, callbacks(running, 1, statuses=STATUSES[-1:]), store.path)
-        wait_until_counted(delivered_at_first_attempt(store.path), 1)
+        posts, delivered = callbacks(running, 1, statuses=STATUSES[-1:]), new_deliveries(store.path)
+        run_load(running.public, posts, store.path)
+        wait_until_counted(delivered, len(posts))
     fill(store.path / "receiver.db", events=events, pending=pending)
     return store
 
@@ -123,11 +120,10 @@ def _work(few: _Store, many: _Store, size: Scale) -> Iterator[Measurement]:
 
 def _accept_and_deliver(store: _Store, running: Receiver, size: Scale) -> Mapping[str, float]:
     posts = callbacks(running, size.deliveries, statuses=STATUSES[-1:])
-    count = row_counter(store.path / "receiver.db", _COUNT_DELIVERED, first_id("dlv", datetime.now(UTC)))
-    before, meter = count(), CpuMeter(running.pid)
+    delivered, meter = new_deliveries(store.path), CpuMeter(running.pid)
     meter.start()
     ran = run_load(running.public, posts, store.path)
-    wait_until_counted(count, before + len(posts))
+    wait_until_counted(delivered, len(posts))
     return {
         "rate": len(posts) / (time.perf_counter() - ran.started_at),
         "cpu": meter.microseconds_each(len(posts)),

@@ -11,7 +11,7 @@ from benchmarks.cpu import settled_cpu_seconds
 from benchmarks.measurement import Measurement, Scale, compare_rates, compare_times, single_value
 from benchmarks.postgres import Contestant, Database, Procrastinate, a_server, nodes_on, server_pid
 from benchmarks.processes import a_receiver, server_process
-from benchmarks.workload import STATUSES, delivered_at_first_attempt, posts_to, temp_folder, wait_until_counted
+from benchmarks.workload import STATUSES, new_deliveries, posts_to, temp_folder, wait_until_counted
 
 _NODES, _SQLITE, _PEER = "PostgreSQL", "SQLite", "procrastinate"
 
@@ -26,7 +26,7 @@ def postgres(size: Scale) -> Iterator[Measurement]:
         sink = stack.enter_context(server_process("sink", folder=path)).port
         server = stack.enter_context(a_server(path))
         receiver = stack.enter_context(a_receiver(path, sink))
-        sqlite = Contestant(name=_SQLITE, nodes=[receiver], delivered=delivered_at_first_attempt(path))
+        sqlite = Contestant(name=_SQLITE, nodes=[receiver], delivered=new_deliveries(path))
         peer = None
         if size.peers:
             peer = Procrastinate(stack.enter_context(Database.create(server, empty=True)), sink)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.measurement import Measurement, Scale, single_value
 from benchmarks.processes import a_receiver, run_load, server_process
-from benchmarks.workload import STATUSES, callbacks, delivered_at_first_attempt, temp_folder, wait_until_counted
+from benchmarks.workload import STATUSES, callbacks, new_deliveries, temp_folder, wait_until_counted
 
 
 def storage(size: Scale) -> Iterator[Measurement]:
@@ -18,8 +18,9 @@ def storage(size: Scale) -> Iterator[Measurement]:
         empty, _ = _used(path)
         with a_receiver(path, sink.port) as running:
             posts = callbacks(running, size.deliveries, statuses=STATUSES[-1:])
+            delivered = new_deliveries(path)
             run_load(running.public, posts, path)
-            wait_until_counted(delivered_at_first_attempt(path), len(posts))
+            wait_until_counted(delivered, len(posts))
         used, events = _used(path)
     yield single_value("bytes on disk per event", (used - empty) / events, "B", goal=1600, detail=f"of {events} events")
 
