@@ -22,8 +22,10 @@ from benchmarks.measures import ALL
 from benchmarks.measures.deliveries import a_forwarder, delivery_rate, sink_counter
 from benchmarks.processes import run_load, run_load_on_one_loop, run_plain_loop, server_process
 from benchmarks.sink import Sink
-from benchmarks.workload import CALLBACK, STATUSES, forwarder_finished, posts_to
+from benchmarks.workload import CALLBACK, STATUSES, forwarder_finished, new_deliveries, posts_to
 from harness.ports import free_port
+
+from receiver.domain.clock import Ids, SystemClock
 
 
 def test_generator_posts_each_request_once_and_counts_answers(tmp_path: Path) -> None:
@@ -74,6 +76,26 @@ def test_simple_forwarder_delivers_and_records(tmp_path: Path) -> None:
 
     assert rate > 0
     assert forwarder_finished(tmp_path)() == 100
+
+
+def test_only_new_deliveries_are_counted_and_then_the_file_is_free(tmp_path: Path) -> None:
+    ids = Ids(SystemClock())
+    with closing(sqlite3.connect(tmp_path / "receiver.db", isolation_level=None)) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("CREATE TABLE deliveries (id TEXT PRIMARY KEY, route TEXT, status TEXT, attempts INTEGER)")
+
+        def add(route: str, status: str, attempts: int) -> None:
+            database.execute("INSERT INTO deliveries VALUES (?, ?, ?, ?)", (ids.new("dlv"), route, status, attempts))
+
+        add("one", "delivered", 1)
+        with closing(new_deliveries(tmp_path)) as count_all, closing(new_deliveries(tmp_path, "one")) as count_one:
+            add("one", "delivered", 1)
+            add("other", "delivered", 1)
+            add("one", "delivered", 2)
+            add("one", "pending", 1)
+            assert (count_all(), count_one()) == (2, 1)
+
+        assert database.execute("PRAGMA journal_mode = MEMORY").fetchone() == ("memory",)
 
 
 def test_floor_stores_push_task_event_and_delivery_before_it_answers(tmp_path: Path) -> None:

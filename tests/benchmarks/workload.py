@@ -52,7 +52,7 @@ def wait_until_counted(count: Callable[[], int], wanted: int) -> None:
         time.sleep(0.02)
 
 
-def new_deliveries(path: Path, route: str | None = None) -> Callable[[], int]:
+def new_deliveries(path: Path, route: str | None = None) -> "RowCounter":
     """Count the receiver's deliveries, to *route* or to all, that succeed at their first attempt and are made from now
     on. The count reads only these, so that it takes little from those that are measured.
     """
@@ -88,6 +88,11 @@ class RowCounter:
             self._connection = sqlite3.connect(f"file:{self._database}?mode=ro", uri=True, timeout=10)
         return int(self._connection.execute(self._query, self._arguments).fetchone()[0])
 
-    def __del__(self) -> None:
+    def close(self) -> None:
+        """Close the connection: some changes of a database need to be alone with it."""
         if self._connection is not None:
             self._connection.close()
+            self._connection = None
+
+    def __del__(self) -> None:
+        self.close()

@@ -5,7 +5,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,9 +78,10 @@ def grown(size: Scale) -> Iterator[Measurement]:
 
 def _filled(store: _Store, events: int, pending: int) -> _Store:
     with a_receiver(store.path, store.sink) as running:
-        posts, delivered = callbacks(running, 1, statuses=STATUSES[-1:]), new_deliveries(store.path)
-        run_load(running.public, posts, store.path)
-        wait_until_counted(delivered, len(posts))
+        posts = callbacks(running, 1, statuses=STATUSES[-1:])
+        with closing(new_deliveries(store.path)) as delivered:
+            run_load(running.public, posts, store.path)
+            wait_until_counted(delivered, len(posts))
     fill(store.path / "receiver.db", events=events, pending=pending)
     return store
 
