@@ -58,7 +58,7 @@ class UsageError(ReceiverError):
 
 
 @Parameter(name="*")
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class CommonOptions:
     """Options of every command."""
 
@@ -72,7 +72,7 @@ class CommonOptions:
 
 
 @Parameter(name="*")
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class OutputOptions(CommonOptions):
     """Options of every command that prints data."""
 
@@ -80,7 +80,7 @@ class OutputOptions(CommonOptions):
 
 
 @Parameter(name="*")
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ClientOptions(OutputOptions):
     """Options of every command that talks to the running service, here or on another machine."""
 
@@ -154,7 +154,7 @@ class ClientOptions(OutputOptions):
 
 
 @Parameter(name="*")
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Paging:
     """Options for one page of a list."""
 
@@ -182,7 +182,7 @@ SpanEnd: TypeAlias = Annotated[
 
 
 @Parameter(name="*")
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Span:
     """Options for a list of what was created in a span of time."""
 

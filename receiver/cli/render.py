@@ -8,9 +8,11 @@ import re
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, TextIO, TypeAlias
+
+import msgspec
+from msgspec.structs import replace
 
 from receiver.cli.streams import encodes_unicode
 from receiver.domain.control_characters import escape, escape_json
@@ -53,8 +55,7 @@ _MAX_WORD = 24  # longer words are broken when text is folded
 Cell: TypeAlias = Callable[[Json], object]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
+class Column(msgspec.Struct, frozen=True, kw_only=True):
     """One column of a table: its title, and how to get its value from an item."""
 
     title: str
@@ -187,8 +188,7 @@ def table(columns: Sequence[Column], items: Iterable[Json], *, empty: str) -> No
         notice("IDs are cut. The shell completes them; --json and a wider terminal show them whole.")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TableLayout:
+class TableLayout(msgspec.Struct, frozen=True, kw_only=True):
     """A table for a terminal, its width, and the titles of the columns that did not fit."""
 
     grid: "RenderableType"

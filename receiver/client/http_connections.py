@@ -7,11 +7,12 @@ import asyncio
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from time import monotonic
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import httptools
+import msgspec
 
 _CHUNK_SIZE = 1 << 16
 _MAX_OPEN = 100
@@ -29,17 +30,16 @@ class NoAnswer(Exception):
     """The request was sent and got no complete answer."""
 
 
-@dataclass(slots=True)
-class Response:
+class Response(msgspec.Struct, eq=False):
     """A response, filled by the parser as it arrives."""
 
     status: int = 0
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = msgspec.field(default_factory=dict)
     has_head: bool = False
     keep_alive: bool = False
     is_complete: bool = False
-    parser: httptools.HttpResponseParser = field(init=False)
-    _parts: list[bytes] = field(default_factory=list)
+    parser: Any = None
+    _parts: list[bytes] = msgspec.field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.parser = httptools.HttpResponseParser(self)
@@ -74,8 +74,7 @@ class Response:
         return self.has_head and not {"content-length", "transfer-encoding"} & self.headers.keys()
 
 
-@dataclass(frozen=True, slots=True)
-class _Connection:
+class _Connection(msgspec.Struct, frozen=True, eq=False):
     """An open connection, and since when it is idle."""
 
     reader: asyncio.StreamReader

@@ -130,7 +130,7 @@ class Batch(api.Batch):
         return 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Event:
     """An event. ``raw`` is the object that destinations receive, ``data`` its main part.
 

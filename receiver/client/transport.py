@@ -5,11 +5,12 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Any, TypeAlias
 from urllib.parse import urlencode
+
+import msgspec
 
 from receiver.client import event_signal
 from receiver.client.discovery import current_user
@@ -184,8 +185,7 @@ class Transport:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class SentEvent:
+class SentEvent(msgspec.Struct, frozen=True):
     """An event of the stream: its ID, and the event as JSON."""
 
     id: str

@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from receiver.domain.api_schema.json_object import Amount, JsonObject, SchemaOf, SparseObject, Timestamp, Url
+from receiver.domain.api_schema.json_object import (
+    Amount,
+    JsonObject,
+    SchemaOf,
+    SparseObject,
+    Timestamp,
+    Url,
+    definition,
+)
 from receiver.domain.batches import BatchState
 from receiver.domain.listed_state import ListedState
 from receiver.domain.model import ArchiveState, Json, Origin, Verification
@@ -16,7 +24,7 @@ TASK_REFUSED = "task_refused"
 """The ``code`` of the error of a submit that Kling refused."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class Asset(SparseObject):
     """An archived file: a result of a task."""
 
@@ -47,7 +55,7 @@ class TaskCost(JsonObject):
     """Kling's own JSON."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class Task(JsonObject):
     """A task."""
 
@@ -69,7 +77,7 @@ class Task(JsonObject):
     """When its callback URL expires."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class SubmittedTask(Task):
     """A task after its submit."""
 
@@ -77,7 +85,7 @@ class SubmittedTask(Task):
     """Whether an earlier submit with the same idempotency key created it."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class TaskDeletion(JsonObject):
     """A deleted task, or a preview of its deletion."""
 
@@ -94,7 +102,7 @@ class TaskDeletion(JsonObject):
     """Archived files and objects that remain."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class TaskDetails(Task):
     """A task with its results and its cost."""
 
@@ -110,7 +118,7 @@ class TaskDetails(Task):
     """Null while it is unknown."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class BatchSummary(JsonObject):
     """A batch of tasks."""
 
@@ -127,7 +135,7 @@ class BatchSummary(JsonObject):
     finished_at: Timestamp | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class Batch(BatchSummary):
     """A batch of tasks, with its event."""
 
@@ -135,7 +143,7 @@ class Batch(BatchSummary):
     """ID of the event `batch.finished`."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@definition
 class TaskSummary(JsonObject):
     """The task that an event is about."""
 
