@@ -1,6 +1,7 @@
 """Tasks and batches. The classes of the same name in :mod:`receiver.client` extend these.
 
 A member with a default may be missing in the response of an older service. The present one always sends it.
+Those that the client extends refuse changes, as its own do.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,7 +56,7 @@ class TaskCost(JsonObject):
     """Kling's own JSON."""
 
 
-@definition
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Task(JsonObject):
     """A task."""
 
@@ -77,7 +78,7 @@ class Task(JsonObject):
     """When its callback URL expires."""
 
 
-@definition
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SubmittedTask(Task):
     """A task after its submit."""
 
@@ -102,7 +103,7 @@ class TaskDeletion(JsonObject):
     """Archived files and objects that remain."""
 
 
-@definition
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class TaskDetails(Task):
     """A task with its results and its cost."""
 
@@ -118,7 +119,7 @@ class TaskDetails(Task):
     """Null while it is unknown."""
 
 
-@definition
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class BatchSummary(JsonObject):
     """A batch of tasks."""
 
@@ -135,7 +136,7 @@ class BatchSummary(JsonObject):
     finished_at: Timestamp | None = None
 
 
-@definition
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Batch(BatchSummary):
     """A batch of tasks, with its event."""
 
