@@ -17,9 +17,11 @@ from receiver.delivery.route_states import RouteStates
 from receiver.delivery.senders.sender import DeliveryRequest
 from receiver.domain.clock import Clock
 from receiver.domain.duties import Tenure
+from receiver.domain.errors import StoreUnavailable
 from receiver.domain.log_batch import log_together
 from receiver.domain.metrics import Metrics
 from receiver.domain.model import Accepted, Attempt, DeliveryStatus, Failed, Outcome, Refused, RouteState, Verdict
+from receiver.domain.worker import STORE_RETRY_DELAY
 from receiver.store.interfaces import ClaimedDelivery, DeliveryQueue
 
 log = structlog.get_logger()
@@ -54,19 +56,22 @@ class AttemptRunner:
         """Attempt one delivery and record the outcome. Return whether that was its last attempt.
 
         *on_accepted* is called before an acceptance is recorded that changes nothing about the route.
-        If cancelled, release the claim without counting an attempt.
+        If cancelled before the record, release the claim without counting an attempt.
         """
-        number = claimed.delivery.attempts + 1
         if not self._tenure.is_held:  # another process may have claimed it already
             await self._release(claimed)
             return False
-        started_at, began = self._clock.now(), time.perf_counter()
-        measurements.record_start(self._metrics, claimed, self._route_states.get(claimed.delivery.route), started_at)
         try:
-            outcome = await self._send(lane, claimed, number, started_at)
+            return await self._attempt(lane, claimed, on_accepted)
         except asyncio.CancelledError:
             await self._release(claimed)
             raise
+
+    async def _attempt(self, lane: Lane, claimed: ClaimedDelivery, on_accepted: Callable[[], None]) -> bool:
+        number = claimed.delivery.attempts + 1
+        started_at, began = self._clock.now(), time.perf_counter()
+        measurements.record_start(self._metrics, claimed, self._route_states.get(claimed.delivery.route), started_at)
+        outcome = await self._send(lane, claimed, number, started_at)
         attempt = Attempt(
             delivery_id=claimed.delivery.id,
             number=number,
@@ -79,17 +84,33 @@ class AttemptRunner:
         )
         if isinstance(outcome, Accepted) and not self._route_states.get(claimed.delivery.route).has_failures:
             on_accepted()
-        verdict, recorded = await self._route_states.record_attempt(
-            claimed,
-            attempt,
-            outcome,
-            claim=self._claims[claimed.delivery.id],
-            decide=partial(self._decide, lane, claimed, outcome),
-        )
+        verdict, recorded = await self._record(lane, claimed, attempt, outcome)
         if recorded:
             measurements.record_attempt(self._metrics, claimed, attempt, outcome, verdict)
         self._log_soon(_Recorded(claimed, attempt, verdict, recorded))
         return recorded and verdict.status is not DeliveryStatus.PENDING
+
+    async def _record(
+        self, lane: Lane, claimed: ClaimedDelivery, attempt: Attempt, outcome: Outcome
+    ) -> tuple[Verdict, bool]:
+        """Record an attempt, and try again while the store is unavailable: without its record it would be repeated.
+
+        If the lease ends meanwhile, the dispatcher claims the delivery anew for this attempt.
+        """
+        while True:
+            try:
+                return await self._route_states.record_attempt(
+                    claimed,
+                    attempt,
+                    outcome,
+                    claim=self._claims[claimed.delivery.id],
+                    decide=partial(self._decide, lane, claimed, outcome),
+                )
+            except StoreUnavailable as exc:
+                if not self._tenure.is_held:
+                    raise
+                log.warning("delivery.record_delayed", delivery=claimed.delivery.id, reason=exc.message)
+                await self._clock.wait(asyncio.Event(), until=self._clock.now() + STORE_RETRY_DELAY)
 
     def _log_soon(self, recorded: "_Recorded") -> None:
         """Log an attempt in the next turn of the event loop, together with all others that were recorded with it."""

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import os
+import shlex
 import signal
+import subprocess
 import sys
 import time
 from datetime import timedelta
@@ -21,7 +23,8 @@ from harness.script_sender import (
 )
 from harness.waiting import wait_until
 
-from receiver.delivery.senders import process
+from receiver.delivery.senders import child_process, process
+from receiver.delivery.senders.script import outcome_of
 from receiver.domain.model import Accepted, Failed
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="orphaned processes are found in Linux's /proc")
@@ -234,3 +237,68 @@ async def test_cancelling_twice_also_kills_remaining_processes(tmp_path: Path) -
         await task
 
     await wait_until(is_gone(strayed))
+
+
+# Who owns the exit code and the id of an ended script.
+
+
+IGNORES_EXITS = """
+import asyncio, sys
+from harness.script_sender import send_to_script
+outcome = asyncio.run(send_to_script("/bin/sh", "-c", "exit 1"))
+print(type(outcome).__name__, outcome.code)
+"""
+
+
+def test_a_failing_script_fails_under_a_parent_that_ignores_the_exits_of_children() -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        service = subprocess.Popen(
+            [sys.executable, "-c", IGNORES_EXITS],
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+    printed = service.communicate(timeout=30)[0]
+
+    assert printed.startswith("Failed 1")
+
+
+def test_a_script_that_something_else_reaped_counts_as_failed() -> None:
+    with Path(os.devnull).open("r+b", buffering=0) as null:
+        child = child_process.start(["/bin/true"], event=null.fileno(), output=null.fileno(), cwd=None, env={})
+    os.waitpid(child.pid, 0)
+
+    code = child.poll()
+    assert code is not None
+    ended = process.ProcessResult(code=code, timed_out=False, output=b"")
+    outcome = expect_failed(outcome_of(ended, name="publish", timeout=timedelta(seconds=1)))
+
+    assert outcome.code is None
+    assert outcome.reason == "publish ended, and its exit code is unknown: it may have succeeded or failed."
+
+
+async def test_the_id_of_a_script_is_kept_until_what_it_left_has_ended(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    stubborn = f"trap '' TERM; echo $$ > {second}; while true; do sleep 0.05; done"
+    text = f"echo $$ > {first}; setsid sh -c {shlex.quote(stubborn)} & while [ ! -s {second} ]; do sleep 0.01; done"
+
+    running = asyncio.create_task(run_shell(f"{text}; exit 4"))
+    await wait_until(lambda: second.exists() and second.read_text().endswith("\n"))
+    pid = int(first.read_text())
+    await wait_until(lambda: state_of(pid) == "Z")
+    was_running = not running.done()
+    outcome = expect_failed(await running)
+
+    assert was_running
+    assert outcome.code == 4
+    assert is_gone(first)()
+    assert is_gone(second)()
+
+
+def state_of(process_id: int) -> str:
+    """The state of a process in /proc, such as Z for one that has ended and is not reaped."""
+    return Path(f"/proc/{process_id}/stat").read_text().rpartition(") ")[2][0]

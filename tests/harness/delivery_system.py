@@ -203,7 +203,8 @@ class DeliverySystem:
             if each.done():
                 raise AssertionError(f"a worker has ended: {each.exception()!r}")
         stuck = sum(there.blocked for there in self.destinations.values())
-        if len(self.clock.waits) != len(self.running) or len(self.dispatcher._attempts) != stuck:
+        retrying = len(self.dispatcher._attempts) - stuck  # records, which the store could not take
+        if len(self.clock.waits) != len(self.running) + retrying:
             return False
         now = self.clock.now()
         return not any(wake.is_set() or (moment or now + SECOND) <= now for wake, moment in self.clock.waits.items())

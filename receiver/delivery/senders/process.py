@@ -19,7 +19,14 @@ import msgspec
 
 from receiver.delivery.senders.child_process import ChildProcess, start
 from receiver.delivery.senders.exit_watcher import exit_watcher, open_pidfd
-from receiver.delivery.senders.process_tree import Process, ProcessTree, orphans, run_marker, ticks_since_boot
+from receiver.delivery.senders.process_tree import (
+    Process,
+    ProcessTree,
+    orphans,
+    processes_are_known,
+    run_marker,
+    ticks_since_boot,
+)
 
 KILL_AFTER = timedelta(seconds=5)
 LINGER = timedelta(seconds=1)
@@ -133,6 +140,7 @@ class _Program:
         if not self._has_ended:
             self._signal(self._tree.descendants(), signal.SIGKILL, group=True)
             self._process.wait(_FINAL_WAIT)
+        self._process.reap()  # not before: the signals above must not reach a process that got its id
         self._tail.close()
 
     async def _wait_for_exit(self, time_limit: timedelta) -> bool:
@@ -197,7 +205,8 @@ class _Program:
         _signal(processes, number)
 
     def _group_is_alive(self) -> bool:
-        self._process.poll()  # reaps it, so that a zombie does not count
+        if self._process.poll() is not None and not processes_are_known():
+            self._process.reap()  # so that it does not count
         try:
             os.killpg(self._process.pid, 0)
         except (ProcessLookupError, PermissionError):

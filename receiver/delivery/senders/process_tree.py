@@ -29,6 +29,11 @@ def ticks_since_boot() -> int:
     return int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS_PER_SECOND) if sys.platform == "linux" else 0
 
 
+def processes_are_known() -> bool:
+    """Return whether this system says which processes there are."""
+    return Path("/proc/self/stat").exists()
+
+
 def orphans() -> "frozenset[Process]":
     """Return the processes of runs whose runner is dead, if one of them still holds the run's output open.
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from receiver.delivery.senders.child_process import UNKNOWN_CODE
 from receiver.delivery.senders.process import MAX_SHUTDOWN, ProcessResult, run
 from receiver.delivery.senders.sender import DeliveryRequest
 from receiver.domain.model import Accepted, Event, Failed, Json, Outcome, Refused
@@ -26,6 +27,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_./:-]")
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _EXIT_REASONS = {
+    UNKNOWN_CODE: "ended, and its exit code is unknown: it may have succeeded or failed",
     75: "asked for a retry (exit 75)",
     126: "exited with 126: a command in it cannot be executed; check its permissions",
     127: f"exited with 127: a command in it was not found; its PATH is the service's, or {_DEFAULT_PATH}",
@@ -101,7 +103,8 @@ def outcome_of(result: ProcessResult, *, name: str, timeout: timedelta) -> Outco
             reason = f"{name} is not configured (exit 78). Fix that, then replay the event."
             return Refused(reason=reason, code=code, excerpt=excerpt)
         case _:
-            return Failed(reason=f"{name} {_exit_reason(code)}.", code=code, excerpt=excerpt, fault="script_exit")
+            known = None if code == UNKNOWN_CODE else code
+            return Failed(reason=f"{name} {_exit_reason(code)}.", code=known, excerpt=excerpt, fault="script_exit")
 
 
 def start_failure(settings: ScriptSettings, exc: OSError | ValueError, *, path: str) -> str:
