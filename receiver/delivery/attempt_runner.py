@@ -97,6 +97,7 @@ class AttemptRunner:
 
         If the lease ends meanwhile, the dispatcher claims the delivery anew for this attempt.
         """
+        is_logged = False
         while True:
             try:
                 return await self._route_states.record_attempt(
@@ -109,7 +110,9 @@ class AttemptRunner:
             except StoreUnavailable as exc:
                 if not self._tenure.is_held:
                     raise
-                log.warning("delivery.record_delayed", delivery=claimed.delivery.id, reason=exc.message)
+                if not is_logged:  # once for each attempt: an outage may take hours
+                    log.warning("delivery.record_delayed", delivery=claimed.delivery.id, reason=exc.message)
+                is_logged = True
                 await self._clock.wait(asyncio.Event(), until=self._clock.now() + STORE_RETRY_DELAY)
 
     def _log_soon(self, recorded: "_Recorded") -> None:
