@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 from random import Random
@@ -30,13 +30,16 @@ _MILLISECOND = timedelta(milliseconds=1)
 
 
 class AttemptRunner:
-    """Makes attempts. *claims* has the present claim of each delivery in flight, by the delivery's id."""
+    """Makes attempts.
+
+    The dispatcher keeps ``claims``, the present claim of each delivery in flight by the delivery's id, and locks
+    ``claiming`` while it claims.
+    """
 
     def __init__(
         self,
         queue: DeliveryQueue,
         route_states: RouteStates,
-        claims: Mapping[str, str],
         *,
         clock: Clock,
         rng: Random,
@@ -45,7 +48,8 @@ class AttemptRunner:
     ) -> None:
         self._queue = queue
         self._route_states = route_states
-        self._claims = claims
+        self.claims: dict[str, str] = {}
+        self.claiming = asyncio.Lock()
         self._clock = clock
         self._rng = rng
         self._metrics = metrics
@@ -97,23 +101,29 @@ class AttemptRunner:
 
         If the lease ends meanwhile, the dispatcher claims the delivery anew for this attempt.
         """
-        is_logged = False
+        delivery_id, is_logged = claimed.delivery.id, False
+        decide = partial(self._decide, lane, claimed, outcome)
         while True:
+            claim = self.claims[delivery_id]
             try:
-                return await self._route_states.record_attempt(
-                    claimed,
-                    attempt,
-                    outcome,
-                    claim=self._claims[claimed.delivery.id],
-                    decide=partial(self._decide, lane, claimed, outcome),
+                verdict, recorded = await self._route_states.record_attempt(
+                    claimed, attempt, outcome, claim=claim, decide=decide
                 )
             except StoreUnavailable as exc:
                 if not self._tenure.is_held:
                     raise
                 if not is_logged:  # once for each attempt: an outage may take hours
-                    log.warning("delivery.record_delayed", delivery=claimed.delivery.id, reason=exc.message)
+                    log.warning("delivery.record_delayed", delivery=delivery_id, reason=exc.message)
                 is_logged = True
                 await self._clock.wait(asyncio.Event(), until=self._clock.now() + STORE_RETRY_DELAY)
+                continue
+            if recorded or await self._present_claim(delivery_id) == claim:
+                return verdict, recorded
+
+    async def _present_claim(self, delivery_id: str) -> str:
+        """Return the claim of a delivery in flight, once the dispatcher has learned what it is claiming now."""
+        async with self.claiming:
+            return self.claims[delivery_id]
 
     def _log_soon(self, recorded: "_Recorded") -> None:
         """Log an attempt in the next turn of the event loop, together with all others that were recorded with it."""
@@ -129,7 +139,7 @@ class AttemptRunner:
 
     async def _release(self, claimed: ClaimedDelivery) -> None:
         delivery_id = claimed.delivery.id
-        await self._queue.release(delivery_id, claim=self._claims[delivery_id], now=self._clock.now())
+        await self._queue.release(delivery_id, claim=self.claims[delivery_id], now=self._clock.now())
 
     def _decide(
         self, lane: Lane, claimed: ClaimedDelivery, outcome: Outcome, route: RouteState, now: datetime

@@ -7,8 +7,8 @@ sends one probe a minute. A route held by an operator sends nothing.
 import asyncio
 import contextvars
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from random import Random
@@ -75,10 +75,8 @@ class Dispatcher:
         self._in_flight: Counter[str] = Counter()
         self._sent: Counter[str] = Counter()  # those in flight that were accepted, and are being recorded
         self._attempts = TaskSet("delivery.not_recorded")
-        self._claims: dict[str, str] = {}  # delivery ID -> claim of its attempt in flight
-        self._runner = AttemptRunner(
-            queue, route_states, self._claims, clock=clock, rng=rng, metrics=metrics or Metrics(), tenure=tenure
-        )
+        runner = AttemptRunner(queue, route_states, clock=clock, rng=rng, metrics=metrics or Metrics(), tenure=tenure)
+        self._runner, self._claims = runner, runner.claims
         self._clock_watch = ClockWatch(latest=ids.latest)
         self._suspects = Suspects(clock)
         self._commit_claims = commit_claims or CommitClaims()
@@ -159,7 +157,7 @@ class Dispatcher:
         ]
         if not wanted:
             return await self._queue.due_routes(), ()
-        with self._slots_kept_for_claim({each.route: each.limit for each in wanted}):
+        async with self._kept_for_claim({each.route: each.limit for each in wanted}):
             found = await self._queue.claim_routes(wanted, now=now, skip=self._suspects.ids)
             for each in wanted:
                 self._start_claimed(each.route, lanes[each.route], found.claimed[each.route], claim=each.claim, now=now)
@@ -250,7 +248,7 @@ class Dispatcher:
         claim = self._ids.new("clm")
         until = self._lease_end(lane, now)
         skip = () if only else self._suspects.ids
-        with self._slots_kept_for_claim({route: limit}):
+        async with self._kept_for_claim({route: limit}):
             claimed = await self._queue.claim(
                 route, now=now, until=until, limit=limit, claim=claim, early=early, only=only, skip=skip
             )
@@ -260,14 +258,15 @@ class Dispatcher:
         self._wake.set()
         return None
 
-    @contextmanager
-    def _slots_kept_for_claim(self, slots: Mapping[str, int]) -> Iterator[None]:
+    @asynccontextmanager
+    async def _kept_for_claim(self, slots: Mapping[str, int]) -> AsyncIterator[None]:
         """Keep the free slots of these routes from new deliveries: the claim of older ones may need them all."""
-        self._under_claim = slots
-        try:
-            yield
-        finally:
-            self._under_claim = {}
+        async with self._runner.claiming:
+            self._under_claim = slots
+            try:
+                yield
+            finally:
+                self._under_claim = {}
 
     @staticmethod
     def _lease_end(lane: Lane, now: datetime) -> datetime:

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from receiver.delivery.lane import LEASE_MARGIN
 from receiver.domain.duties import Tenure
 from receiver.domain.errors import StoreUnavailable
-from receiver.store.interfaces import DeliveryQueue
+from receiver.store.interfaces import ClaimedRoutes, DeliveryQueue
 
 
 class LockedRecords:
@@ -76,6 +76,57 @@ async def test_an_attempt_is_not_repeated_when_its_lease_ends_before_its_record(
 
     (view,) = await system.deliveries()
     assert (view.delivery.status, view.delivery.attempts, len(there.attempts)) == ("delivered", 1, 1)
+
+
+class SlowClaims:
+    """A delivery queue whose claims return a while after their commit, once a gate is open."""
+
+    def __init__(self, queue: DeliveryQueue) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.committed = 0
+        self.records: list[bool] = []
+        self._queue = queue
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._queue, name)
+
+    async def claim_routes(self, *args: Any, **kwargs: Any) -> ClaimedRoutes:
+        claimed = await self._queue.claim_routes(*args, **kwargs)
+        self.committed += 1
+        await self.gate.wait()
+        return claimed
+
+    async def record_attempt(self, *args: Any, **kwargs: Any) -> bool:
+        self.records.append(await self._queue.record_attempt(*args, **kwargs))
+        return self.records[-1]
+
+
+async def test_an_attempt_is_not_repeated_when_its_lease_ends_just_before_its_record(system: DeliverySystem) -> None:
+    there = system.add_route(concurrency=2)
+    made: list[SlowClaims] = []
+
+    def wrap(queue: DeliveryQueue) -> Any:
+        made.append(SlowClaims(queue))
+        return made[0]
+
+    await system.start(wrap_queue=wrap)
+    await system.add_events()  # its route is then one of those used last
+    there.gate.clear()
+    await system.add_events()
+    (claims,) = made
+    claims.gate.clear()
+    before = claims.committed
+    system.clock.advance(TIMEOUT + LEASE_MARGIN + SECOND)
+    await wait_until(lambda: claims.committed > before)
+
+    there.gate.set()
+    await wait_until(lambda: claims.records == [True, False])
+    claims.gate.set()
+    await system.settle()
+
+    assert claims.records == [True, False, True]
+    assert (await system.statuses(), len(there.attempts)) == (["delivered", "delivered"], 2)
 
 
 async def test_a_stop_records_what_the_store_takes_within_the_grace(system: DeliverySystem) -> None:
