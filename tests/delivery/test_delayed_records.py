@@ -8,10 +8,8 @@ import pytest
 from harness.clock import START
 from harness.delivery_system import FAILED, SECOND, TIMEOUT, DeliverySystem
 from harness.waiting import wait_until
-from structlog.testing import capture_logs
 
 from receiver.delivery.lane import LEASE_MARGIN
-from receiver.domain.duties import Tenure
 from receiver.domain.errors import StoreUnavailable
 from receiver.store.interfaces import ClaimedRoutes, DeliveryQueue
 
@@ -53,16 +51,14 @@ async def test_an_attempt_is_recorded_once_the_store_is_back_and_not_repeated(sy
     there = system.add_route()
     records = await start_with_locked_records(system)
 
-    with capture_logs() as logs:
-        await system.add_events()
-        await system.advance(3 * SECOND)
+    await system.add_events()
+    await system.advance(3 * SECOND)
     assert await system.statuses() == ["pending"]
     records.is_locked = False
     await system.advance(SECOND)
 
     assert await system.statuses() == ["delivered"]
     assert there.attempt_times == [START]
-    assert [line["event"] for line in logs].count("delivery.record_delayed") == 1
 
 
 async def test_an_attempt_is_not_repeated_when_its_lease_ends_before_its_record(system: DeliverySystem) -> None:
@@ -161,19 +157,3 @@ async def test_a_stop_without_a_record_is_not_counted_as_a_death(system: Deliver
 
     for view in await system.deliveries():
         assert (view.delivery.status, view.delivery.attempts, view.delivery.unfinished_claims) == ("pending", 0, 0)
-
-
-async def test_a_process_without_the_duty_gives_a_record_up(system: DeliverySystem) -> None:
-    there = system.add_route()
-    now = 0.0
-    system.tenure = Tenure(lambda: now)
-    system.tenure.extend(1.0)
-    await start_with_locked_records(system)
-
-    with capture_logs() as logs:
-        await system.add_events()
-        now = 2.0
-        system.clock.advance(SECOND)
-        await wait_until(lambda: any(line["event"] == "delivery.not_recorded" for line in logs))
-
-    assert len(there.attempts) == 1
