@@ -1,8 +1,9 @@
 """The least that keeps the receiver's promise for a callback: look up the token, store, commit, log, answer.
 
 It is an ASGI app on the same uvicorn. A thread writes the callbacks that arrived together in one transaction: the
-push, the task's new state, the event and its pending delivery. Each is answered after the commit, which is synced to
-the disk. It has no limits, no signatures, no verification and no deliveries. ``python -m benchmarks.floor PORT FOLDER``
+push, the task's new state, the event and its pending delivery. A push that moves no state gives no event. Each is
+answered after the commit, which is synced to the disk. It has no limits, no signatures, no verification and no
+deliveries. ``python -m benchmarks.floor PORT FOLDER``
 """
 
 import asyncio
@@ -35,8 +36,11 @@ CREATE TABLE IF NOT EXISTS deliveries (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS due_deliveries ON deliveries (route, due_at) WHERE status = 'pending';
 """
+_CREATED = "created"
+_ORDER = {_CREATED: 0, "submitted": 1, "processing": 2, "succeed": 3, "failed": 3}
 _ANSWER = b'{"ok":true}'
 _HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(_ANSWER))]
+_FIND = "SELECT id, state FROM tasks WHERE token_hash = ?"
 
 
 class _Callback(NamedTuple):
@@ -87,7 +91,7 @@ def create_callback_urls(folder: Path, count: int) -> list[str]:
     tokens = [secrets.token_urlsafe(32) for _ in range(count)]
     connection = connect(folder)
     connection.execute("BEGIN IMMEDIATE")
-    rows = [(_new_id("tsk"), _hash(token), "submitted", 0) for token in tokens]
+    rows = [(_new_id("tsk"), _hash(token), _CREATED, 0) for token in tokens]
     connection.executemany("INSERT INTO tasks VALUES (?, ?, ?, ?)", rows)
     connection.execute("COMMIT")
     connection.close()
@@ -97,15 +101,19 @@ def create_callback_urls(folder: Path, count: int) -> list[str]:
 def _commit(connection: sqlite3.Connection, group: Sequence[_Callback]) -> list[str | None]:
     connection.execute("BEGIN IMMEDIATE")
     task_ids: list[str | None] = []
+    states: dict[str, str] = {}
     pushes, tasks, events, deliveries = [], [], [], []
     for callback in group:
-        row = connection.execute("SELECT id FROM tasks WHERE token_hash = ?", (callback.token_hash,)).fetchone()
+        row = connection.execute(_FIND, (callback.token_hash,)).fetchone()
         task_ids.append(None if row is None else row[0])
         if row is None:
             continue
-        (task_id,), at, status = row, callback.received_at, callback.status
+        (task_id, stored), at, status = row, callback.received_at, callback.status
         push_id, event_id = _new_id("psh"), _new_id("evt")
         pushes.append((push_id, task_id, at, callback.body))
+        if _ORDER[status] <= _ORDER[states.get(task_id, stored)]:
+            continue
+        states[task_id] = status
         tasks.append((status, at, task_id))
         events.append((event_id, task_id, push_id, f"task.{status}", at))
         deliveries.append((_new_id("dlv"), event_id, "hook", "pending", at))
@@ -118,6 +126,10 @@ def _commit(connection: sqlite3.Connection, group: Sequence[_Callback]) -> list[
 
 
 def _answer(group: Sequence[_Callback], task_ids: Sequence[str | None]) -> None:
+    """Write a log line for each callback, all at once, and let them be answered."""
+    at = time.time_ns()
+    sys.stdout.write("".join(f'{{"event":"callback.accepted","task":"{each}","at":{at}}}\n' for each in task_ids))
+    sys.stdout.flush()
     for callback, task_id in zip(group, task_ids, strict=True):
         if not callback.stored.done():
             callback.stored.set_result(task_id)
@@ -143,7 +155,6 @@ def make_app(folder: Path) -> Callable[..., Awaitable[None]]:
             writer[0].start()
         token = scope["path"].removeprefix("/callbacks/")
         task_id = await writer[0].store(token, await _read_body(receive))
-        sys.stdout.write(f'{{"event":"callback.accepted","task":"{task_id}","at":{time.time_ns()}}}\n')
         await send({"type": "http.response.start", "status": 404 if task_id is None else 200, "headers": _HEADERS})
         await send({"type": "http.response.body", "body": _ANSWER})
 
@@ -161,5 +172,4 @@ async def _read_body(receive: Any) -> bytes:
 
 if __name__ == "__main__":
     connect(Path(sys.argv[2])).close()
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # one log line per callback, as ours
     serve(make_app(Path(sys.argv[2])), int(sys.argv[1]))

@@ -1,8 +1,9 @@
-"""One figure of the benchmarks, its comparison and its goal."""
+"""One figure of the benchmarks, its comparison and its target."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,19 +24,25 @@ class Scale:
     peers: bool = False
 
 
+LEAST: Mapping[str, int] = MappingProxyType({"callbacks": 3, "events": 1_000, "pending": 100})
+"""The least that a size may be, if it is not 1: a callback of each status, and as much as ``grown`` compares with."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """One result: ours, the comparison if there is one, the goal, and what it is made of.
+    """One result: ours, the comparison if there is one, the target, and what it is made of.
 
-    The goal applies to the ratio of the two, or to ours alone. Without a goal the figure is for information.
+    The target applies to the ratio of the two, or to ours alone. Without a target the figure is for information.
+    ``rounds`` has the same value for each round.
     """
 
     name: str
     ours: float
     baseline: float | None = None
     unit: str
-    goal: float | None = None
+    target: float | None = None
     more_is_better: bool = False
+    rounds: Sequence[float] = ()
     detail: str = ""
 
     @property
@@ -44,18 +51,18 @@ class Measurement:
         return self.ours if self.baseline is None else self.ours / self.baseline
 
     @property
-    def met(self) -> bool:
-        """Whether the goal is reached."""
-        if self.goal is None:
-            return True
-        return self.value >= self.goal if self.more_is_better else self.value <= self.goal
+    def met(self) -> bool | None:
+        """Whether the target is reached, None without one."""
+        if self.target is None:
+            return None
+        return self.value >= self.target if self.more_is_better else self.value <= self.target
 
 
 def compare_rates(
-    name: str, ours: Sequence[float], theirs: Sequence[float], *, goal: float | None = None, detail: str = ""
+    name: str, ours: Sequence[float], theirs: Sequence[float], *, target: float | None = None, detail: str = ""
 ) -> Measurement:
     """Compare rates per second that were measured alternately."""
-    return _compared(name, ours, theirs, unit="/s", goal=goal, more_is_better=True, detail=detail)
+    return _compared(name, ours, theirs, unit="/s", target=target, more_is_better=True, detail=detail)
 
 
 def compare_times(
@@ -64,11 +71,11 @@ def compare_times(
     theirs: Sequence[float],
     *,
     unit: str = "ms",
-    goal: float | None = None,
+    target: float | None = None,
     detail: str = "",
 ) -> Measurement:
     """Compare times that were measured alternately."""
-    return _compared(name, ours, theirs, unit=unit, goal=goal, more_is_better=False, detail=detail)
+    return _compared(name, ours, theirs, unit=unit, target=target, more_is_better=False, detail=detail)
 
 
 def _compared(
@@ -77,27 +84,26 @@ def _compared(
     theirs: Sequence[float],
     *,
     unit: str,
-    goal: float | None,
+    target: float | None,
     more_is_better: bool,
     detail: str,
 ) -> Measurement:
     """Compare the medians: other work on the machine disturbs single rounds."""
-    ratios = sorted(mine / other for mine, other in zip(ours, theirs, strict=False))
-    spread = f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
     return Measurement(
         name=name,
         ours=statistics.median(ours),
         baseline=statistics.median(theirs),
         unit=unit,
-        goal=goal,
+        target=target,
         more_is_better=more_is_better,
-        detail=f"{spread}; {detail}" if detail else spread,
+        rounds=[mine / other for mine, other in zip(ours, theirs, strict=False)],
+        detail=detail,
     )
 
 
-def single_value(name: str, ours: float, unit: str, *, goal: float | None = None, detail: str = "") -> Measurement:
+def single_value(name: str, ours: float, unit: str, *, target: float | None = None, detail: str = "") -> Measurement:
     """Judge a cost by itself."""
-    return Measurement(name=name, ours=ours, unit=unit, goal=goal, detail=detail)
+    return Measurement(name=name, ours=ours, unit=unit, target=target, detail=detail)
 
 
 def percentile(times: Sequence[float], percent: int) -> float:
@@ -105,6 +111,6 @@ def percentile(times: Sequence[float], percent: int) -> float:
     return sorted(times)[min(len(times) - 1, len(times) * percent // 100)]
 
 
-def value_range(values: Sequence[float], digits: int = 0) -> str:
-    """Return the range of the values as text."""
-    return f"{min(values):.{digits}f} to {max(values):.{digits}f} of {len(values)}"
+def median_value(name: str, ours: Sequence[float], unit: str, *, target: float | None = None) -> Measurement:
+    """Judge a cost by itself, by the median of its rounds."""
+    return Measurement(name=name, ours=statistics.median(ours), unit=unit, target=target, rounds=list(ours))

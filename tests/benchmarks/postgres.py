@@ -14,9 +14,8 @@ from typing import Any
 import asyncpg
 import uvloop
 from benchmarks.cpu import settled_cpu_seconds
-from benchmarks.load import post_all, request
 from benchmarks.peers import procrastinate_python
-from benchmarks.processes import CONNECTIONS, TOKEN, Post, Receiver, a_receiver, run_load
+from benchmarks.processes import CONNECTIONS, Post, Receiver, a_receiver, run_load
 from harness.postgres import PostgresServer, shared_server
 
 _WORKER = Path(__file__).with_name("procrastinate_worker.py")
@@ -105,12 +104,7 @@ class Contestant:
 
     def change_route(self, name: str, what: str) -> None:
         """Hold or release a route."""
-        body, head = b'{"why":"a measurement"}', {"authorization": f"Bearer {TOKEN}"}
-        answer = uvloop.run(
-            post_all(self.nodes[0].admin, [request(f"/api/routes/{name}/{what}", body, head)], connections=1)
-        )
-        if answer.statuses != {200: 1}:
-            raise RuntimeError(f"{what} of {name} answered {dict(answer.statuses)}: {answer.bodies[0]!r}")
+        uvloop.run(self.nodes[0].change_route(name, what))
 
     def post(self, posts: Sequence[Post], folder: Path) -> float:
         """Share callbacks among the nodes. Return the acknowledgements per second."""

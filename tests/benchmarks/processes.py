@@ -1,5 +1,6 @@
 """The measured processes, each in its own folder, started and stopped in order."""
 
+import asyncio
 import json
 import os
 import signal
@@ -50,6 +51,13 @@ ROUTE = """
 name = "to-{sink}"
 webhook = {{ url = "http://127.0.0.1:{sink}/hook", secret = "{secret}" }}
 concurrency = 32
+"""
+HELD = "held"
+HELD_ROUTE = f"""
+[[routes]]
+name = "{HELD}"
+on = ["submitted", "processing", "succeed"]
+webhook = {{ url = "http://127.0.0.1:9/never-called", secret = "{SECRET}" }}
 """
 SCRIPT_ROUTE = """
 [[routes]]
@@ -125,23 +133,31 @@ class Receiver:
         base = f"http://127.0.0.1:{self.public}"
         return [json.loads(body)["callback_url"].removeprefix(base) for body in made.bodies]
 
+    async def change_route(self, name: str, what: str) -> None:
+        """Hold or release a route."""
+        sent = request(f"/api/routes/{name}/{what}", b'{"why":"a measurement"}', {"authorization": f"Bearer {TOKEN}"})
+        answer = await post_all(self.admin, [sent], connections=1)
+        if answer.statuses != {200: 1}:
+            raise RuntimeError(f"{what} of {name} answered {dict(answer.statuses)}: {answer.bodies[0]!r}")
+
 
 @contextmanager
 def a_receiver(
     folder: Path,
     *sinks: int,
     script: str | None = None,
+    routes: str = "",
     kling: int = 9,
     store: str = 'url = "sqlite:receiver.db"',
     env: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Receiver]:
-    """Run the receiver with a store in *folder* and routes to *sinks* and *script*. Yield it after READY.
+    """Run the receiver with a store in *folder* and routes to *sinks* and *script*, or *routes*. Yield it after READY.
 
     Without *kling*, the port of a Kling, it calls one that is not there. *store* is the configuration of another store,
     and *env* are further variables.
     """
     public, admin, log, config = free_port(), free_port(), folder / "receiver.log", folder / "config.toml"
-    routes = "".join(ROUTE.format(sink=sink, secret=SECRET) for sink in sinks)
+    routes += "".join(ROUTE.format(sink=sink, secret=SECRET) for sink in sinks)
     routes += SCRIPT_ROUTE.format(script=script) if script else ""
     config.write_text(CONFIG.format(public=public, admin=admin, token=TOKEN, kling=kling, store=store) + routes)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
@@ -154,6 +170,14 @@ def a_receiver(
             _wait_for_ready(process, notified, log)
             ready_after = time.perf_counter() - began
             yield Receiver(public=public, admin=admin, config=config, startup_seconds=ready_after, pid=process.pid)
+
+
+@contextmanager
+def a_storing_receiver(folder: Path) -> Iterator[Receiver]:
+    """Run the receiver with a route that is held, so that each callback makes a delivery that waits."""
+    with a_receiver(folder, routes=HELD_ROUTE) as running:
+        asyncio.run(running.change_route(HELD, "hold"))
+        yield running
 
 
 def run_load(port: int, posts: Sequence[Post], folder: Path, *, connections: int = CONNECTIONS) -> LoadResult:

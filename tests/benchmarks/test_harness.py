@@ -13,17 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks import floor
+from benchmarks import floor, profile
 from benchmarks.__main__ import main
 from benchmarks.cpu import CpuMeter, cpu_seconds
 from benchmarks.load import post_all, request
-from benchmarks.measurement import compare_rates, compare_times, percentile, single_value
+from benchmarks.measurement import Measurement, Scale, compare_rates, compare_times, percentile, single_value
 from benchmarks.measures import ALL
 from benchmarks.measures.deliveries import a_forwarder, delivery_rate, sink_counter
-from benchmarks.processes import run_load, run_load_on_one_loop, run_plain_loop, server_process
+from benchmarks.processes import (
+    ROOT,
+    a_storing_receiver,
+    run_load,
+    run_load_on_one_loop,
+    run_plain_loop,
+    server_process,
+)
 from benchmarks.sink import Sink
-from benchmarks.workload import CALLBACK, STATUSES, forwarder_finished, new_deliveries, posts_to
+from benchmarks.workload import CALLBACK, STATUSES, callbacks, forwarder_finished, new_deliveries, posts_to
 from harness.ports import free_port
+from harness.waiting import wait_until
 
 from receiver.domain.clock import Ids, SystemClock
 
@@ -109,6 +117,16 @@ def test_floor_stores_push_task_event_and_delivery_before_it_answers(tmp_path: P
     assert _column(tmp_path, "SELECT state FROM tasks") == ["succeed"] * 50
 
 
+def test_floor_gives_no_event_for_a_push_that_moves_no_state(tmp_path: Path) -> None:
+    with server_process("floor", str(tmp_path), folder=tmp_path) as server:
+        paths = floor.create_callback_urls(tmp_path, 1)
+        for status in ("succeed", "succeed", "processing"):
+            run_load(server.port, posts_to(paths, statuses=[status]), tmp_path)
+
+    assert _column(tmp_path, "SELECT type FROM events") == ["task.succeed"]
+    assert _column(tmp_path, "SELECT state FROM tasks") == ["succeed"]
+
+
 @pytest.mark.parametrize("acknowledged_before_kill", [1, 40, 200])
 async def test_floor_loses_no_acknowledged_callback_when_killed(tmp_path: Path, acknowledged_before_kill: int) -> None:
     paths = floor.create_callback_urls(tmp_path, 2000)
@@ -165,30 +183,129 @@ def test_cpu_meter_counts_the_work_of_a_round() -> None:
 
 
 def test_results_are_written_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    figures = [single_value("a", 5, "ms", goal=4), single_value("b", 1, "ms")]
+    figures = [single_value("a", 5, "ms", target=4), single_value("b", 1, "ms")]
     monkeypatch.setitem(ALL, "start", lambda _: iter(figures))
 
     code = main(["--only", "start", "--strict", "--json", str(tmp_path / "folder" / "figures.json")])
 
     written = json.loads((tmp_path / "folder" / "figures.json").read_text())
     assert code == 1
-    assert [(row["name"], row["value"], row["met"]) for row in written["figures"]] == [("a", 5, False), ("b", 1, True)]
+    assert [(row["name"], row["value"], row["met"]) for row in written["figures"]] == [("a", 5, False), ("b", 1, None)]
+
+
+def test_figures_are_kept_when_a_later_group_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Scale) -> Iterator[Measurement]:
+        raise RuntimeError("the sink is gone")
+        yield
+
+    monkeypatch.setitem(ALL, "start", lambda _: iter([single_value("a", 5, "ms")]))
+    monkeypatch.setitem(ALL, "storage", fail)
+
+    with pytest.raises(RuntimeError, match="the sink is gone"):
+        main(["--only", "start", "--only", "storage", "--json", str(tmp_path / "figures.json")])
+
+    written = json.loads((tmp_path / "figures.json").read_text())
+    assert [(row["group"], row["name"]) for row in written["figures"]] == [("start", "a")]
+    assert written["is_finished"] is False
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = []
+
+    def measure(size: Scale) -> Iterator[Measurement]:
+        measured.append(size)
+        yield single_value("a", 5, "ms")
+
+    monkeypatch.setitem(ALL, "start", measure)
+
+    with pytest.raises(SystemExit, match="2"):
+        main(["--only", "start", "--json", str(tmp_path)])
+
+    assert measured == []
+    assert f"cannot write {tmp_path}: Is a directory. Name a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "size", "complaint"),
+    [
+        ("--rounds", "0", "argument --rounds: must be at least 1"),
+        ("--callbacks", "2", "argument --callbacks: must be at least 3"),
+        ("--events", "999", "argument --events: must be at least 1000"),
+        ("--submits", "-5", "argument --submits: must be at least 1"),
+        ("--probes", "many", "argument --probes: 'many' is not a whole number"),
+    ],
+)
+def test_a_size_that_cannot_be_measured_is_a_usage_error(
+    option: str, size: str, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([option, size])
+
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_profiler_that_fails_is_reported_with_its_own_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    py_spy = tmp_path / "py-spy"
+    py_spy.write_text("#!/bin/sh\necho 'Permission Denied: try again as root' >&2\nexit 1\n")
+    py_spy.chmod(0o755)
+    monkeypatch.setattr(profile, "PY_SPY", py_spy)
+    monkeypatch.setitem(profile.PROFILED, "acknowledged", 30)
+
+    code = main(["--profile", "acknowledged"])
+
+    printed = capsys.readouterr()
+    assert (code, printed.out) == (1, "")
+    assert printed.err.endswith("wrote no flame graph. It said:\nPermission Denied: try again as root\n")
+
+
+def test_a_profile_refuses_options_without_effect(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--profile", "acknowledged", "--only", "start"])
+
+    assert "leave out --only" in capsys.readouterr().err
+
+
+async def test_a_terminated_run_stops_the_servers_that_it_measures(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "--only", "acknowledged", "--json", str(tmp_path / "figures.json")]
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    with (tmp_path / "log").open("wb") as log, subprocess.Popen(command, env=env, stdout=log, stderr=log) as run:
+        await wait_until(lambda: len(_children(run.pid)) >= 2)
+        servers = _children(run.pid)
+        run.terminate()
+        await asyncio.to_thread(run.wait, 60)
+
+    assert run.returncode == 128 + signal.SIGTERM
+    assert [pid for pid in servers if _is_running(pid)] == []
+
+
+def test_callbacks_of_a_held_route_make_deliveries_that_wait(tmp_path: Path) -> None:
+    with a_storing_receiver(tmp_path) as running:
+        posts = callbacks(running, 30)
+        run_load(running.public, posts, tmp_path, connections=1)
+
+    with closing(sqlite3.connect(tmp_path / "receiver.db")) as connection:
+        found = connection.execute("SELECT status, count(*) FROM deliveries GROUP BY status").fetchall()
+    assert found == [("pending", 30)]
 
 
 def test_rates_are_compared_by_medians() -> None:
-    found = compare_rates("a", [90, 1, 80], [100, 160, 100], goal=0.7, detail="")
+    found = compare_rates("a", [90, 1, 80], [100, 160, 100], target=0.7, detail="")
 
     assert (found.ours, found.baseline, found.value, found.met) == (80, 100, 0.8, True)
 
 
 def test_times_may_exceed_the_baseline_by_the_goals_factor() -> None:
-    assert compare_times("a", [11.9], [10], goal=1.2, detail="").met
-    assert not compare_times("a", [12.1], [10], goal=1.2, detail="").met
+    assert compare_times("a", [11.9], [10], target=1.2, detail="").met
+    assert not compare_times("a", [12.1], [10], target=1.2, detail="").met
 
 
 def test_a_cost_equal_to_its_goal_meets_it() -> None:
-    assert single_value("a", 10, "ms", goal=10).met
-    assert not single_value("a", 10.1, "ms", goal=10).met
+    assert single_value("a", 10, "ms", target=10).met
+    assert not single_value("a", 10.1, "ms", target=10).met
 
 
 def test_a_percentile_is_one_of_the_measured_times() -> None:
@@ -201,6 +318,14 @@ def test_an_unknown_measurement_is_a_usage_error(capsys: pytest.CaptureFixture[s
 
     complaint = capsys.readouterr().err
     assert [name for name in ALL if name not in complaint] == []
+
+
+def _children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def _is_running(pid: str) -> bool:
+    return Path(f"/proc/{pid}").exists()
 
 
 def _column(folder: Path, query: str) -> list[Any]:

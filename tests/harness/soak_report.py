@@ -10,7 +10,6 @@ import os
 import platform
 import re
 import sqlite3
-import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -20,6 +19,7 @@ from typing import Any
 
 import pytest
 from _pytest.terminal import TerminalReporter
+from harness.source import tested_commit
 
 from receiver import __version__
 from receiver.domain.clock import SystemClock
@@ -27,7 +27,6 @@ from receiver.domain.clock import SystemClock
 RecordCounts = Callable[..., None]
 """Takes counts and seeds by name: ``record_counts(seed=7, cuts=300)``. A later value replaces an earlier one."""
 
-ROOT = Path(__file__).parents[2]
 TABLE_HEADER = "| run | seed | counts | time | verdict |\n|---|---|---|---|---|\n"
 PUBLISHED_PACKAGES = ("uvicorn", "uvloop", "httptools", "starlette", "httpx2", "aiosqlite")
 """Packages named in the published report. The JSON lists all."""
@@ -180,7 +179,7 @@ class SoakRecorder:
         self._clock = SystemClock()
         now = self._clock.now()
         self._path = folder / f"soak-{now:%Y%m%dT%H%M%SZ}"
-        self._report = Report(started_at=now, commit=_commit(), packages=_packages())
+        self._report = Report(started_at=now, commit=tested_commit(), packages=_packages())
         self._runs: dict[str, Run] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -210,17 +209,6 @@ class SoakRecorder:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.with_suffix(".md").write_text(self._report.markdown(), encoding="utf-8")
         self._path.with_suffix(".json").write_text(self._report.as_json(), encoding="utf-8")
-
-
-def _commit() -> str:
-    ended = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],  # noqa: S607  # git from PATH
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return ended.stdout.strip() or "unknown"
 
 
 def _packages() -> Mapping[str, str]:

@@ -1,14 +1,13 @@
 """How long the service takes to start, and the commands that people type all day."""
 
 import os
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.measurement import Measurement, Scale, compare_times, single_value, value_range
+from benchmarks.measurement import Measurement, Scale, compare_times, median_value
 from benchmarks.processes import ROOT, a_receiver
 from benchmarks.workload import temp_folder
 
@@ -22,21 +21,19 @@ def start(size: Scale) -> Iterator[Measurement]:
         for _ in range(size.starts):
             with a_receiver(path) as running:
                 times.append(running.startup_seconds)
-    yield single_value(
-        "process start to ready", statistics.median(times), "s", goal=0.4, detail=value_range(times, digits=2)
-    )
+    yield median_value("process start to ready", times, "s", target=0.4)
 
 
 def commands(size: Scale) -> Iterator[Measurement]:
     """Commands against a running service, beside a Python that does nothing."""
     with temp_folder() as path, a_receiver(path) as running:
-        for name, (argv, goal) in _COMMANDS.items():
+        for name, (argv, target) in _COMMANDS.items():
             ours, bare = [], []
             for _ in range(size.starts + 1):
                 bare.append(_milliseconds(path, running.config, "-c", "pass"))
                 ours.append(_milliseconds(path, running.config, "-m", "receiver", *argv))
             ours, bare = ours[1:], bare[1:]  # the first run warms the file cache
-            yield single_value(name, statistics.median(ours), "ms", goal=goal, detail=value_range(ours))
+            yield median_value(name, ours, "ms", target=target)
             yield compare_times(f"{name} / bare Python", ours, bare)
 
 

@@ -16,9 +16,9 @@ from benchmarks.measurement import (
     Scale,
     compare_rates,
     compare_times,
+    median_value,
     percentile,
     single_value,
-    value_range,
 )
 from benchmarks.peers import PEERS
 from benchmarks.processes import Post, Server, a_receiver, run_load, run_plain_loop, server_process
@@ -71,19 +71,19 @@ def delivered(size: Scale) -> Iterator[Measurement]:
             costs["our client"].append(plain["ours"]["cpu"])
             costs["aiohttp"].append(plain["aiohttp"]["cpu"])
         lost = forwarder_lost(path)()
-    yield compare_times("deliver, CPU / floor and a plain client", costs["ours"], costs["floor"], unit="us", goal=1.8)
+    yield compare_times("deliver, CPU / floor and a plain client", costs["ours"], costs["floor"], unit="us", target=1.8)
     yield compare_times("deliver, CPU / simple forwarder", costs["ours"], costs["forwarder"], unit="us")
     yield compare_rates(
         "deliver, rate / simple forwarder",
         rates["ours"],
         rates["forwarder"],
-        goal=15,
+        target=15,
         detail=f"{lost} lost by the forwarder",
     )
     for name in peers:
         yield compare_times(f"deliver, CPU / {name}", costs["ours"], costs[name], unit="us")
-        goal = 2 if name == "Node-RED" else None
-        yield compare_rates(f"deliver, rate / {name}", rates["ours"], rates[name], goal=goal)
+        target = 2 if name == "Node-RED" else None
+        yield compare_rates(f"deliver, rate / {name}", rates["ours"], rates[name], target=target)
     yield compare_times("plain client, CPU / aiohttp's", costs["our client"], costs["aiohttp"], unit="us")
 
 
@@ -92,9 +92,9 @@ def latency(size: Scale) -> Iterator[Measurement]:
     with temp_folder() as path:
         times, resident = uvloop.run(_probe(path, size.probes))
     detail = f"p90 {percentile(times, 90):.1f} of {len(times)}"
-    yield single_value("callback to webhook, idle, p50", percentile(times, 50), "ms", goal=2.5, detail=detail)
-    yield single_value("callback to webhook, idle, p99", percentile(times, 99), "ms", goal=8)
-    yield single_value("memory, idle", resident, "MiB", goal=55, detail="resident, before the first callback")
+    yield single_value("callback to webhook, idle, p50", percentile(times, 50), "ms", target=2.5, detail=detail)
+    yield single_value("callback to webhook, idle, p99", percentile(times, 99), "ms", target=8)
+    yield single_value("memory, idle", resident, "MiB", target=55, detail="resident, before the first callback")
 
 
 def scripts(size: Scale) -> Iterator[Measurement]:
@@ -108,11 +108,9 @@ def scripts(size: Scale) -> Iterator[Measurement]:
             rates.append(delivery_rate(running.public, posts, path, done=new_deliveries(path)))
             costs.append(meter.microseconds_each(len(posts)))
             plain.append(run_plain_loop("spawn", 0, size.scripts)["cpu"])
-    yield single_value(
-        "script run of /bin/true, CPU", sorted(costs)[len(costs) // 2], "us", goal=1000, detail=value_range(costs)
-    )
-    yield compare_times("the same / a plain posix_spawn", costs, plain, unit="us")
-    yield single_value("script runs per second", sorted(rates)[len(rates) // 2], "/s", detail=value_range(rates))
+    yield median_value("script run of /bin/true, CPU", costs, "us", target=1000)
+    yield compare_times("script run of /bin/true, CPU / posix_spawn", costs, plain, unit="us")
+    yield median_value("script runs per second", rates, "/s")
 
 
 @contextmanager

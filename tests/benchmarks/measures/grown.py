@@ -104,15 +104,15 @@ def _work(few: _Store, many: _Store, size: Scale) -> Iterator[Measurement]:
                 logs[place] = max(logs[place], (store.path / "receiver.db-wal").stat().st_size / 1024**2)
         idle = _memory_per_connection(other)
         pages = {path: sorted(uvloop.run(_get(other, path)) for _ in range(_REPEATS)) for path in _PAGES}
-    yield compare_rates("grown: acknowledge and deliver, rate", *reversed(figures["rate"]), goal=0.95)
-    yield compare_times("grown: the same, CPU", *reversed(figures["cpu"]), unit="us")
+    yield compare_rates("grown: acknowledge and deliver, rate", *reversed(figures["rate"]), target=0.95)
+    yield compare_times("grown: acknowledge and deliver, CPU", *reversed(figures["cpu"]), unit="us")
     yield compare_times("grown: answer time, p99", *reversed(figures["p99"]))
     for path in _LISTS:
-        yield compare_times(f"grown: GET {path}", *reversed(figures[path]), goal=1.25)
+        yield compare_times(f"grown: GET {path}", *reversed(figures[path]), target=1.25)
     yield compare_times(f"grown: GET {_COUNTS}", *reversed(figures[_COUNTS]))
     for path, times in pages.items():
         yield single_value(
-            f"grown: GET {path}", statistics.median(times), "ms", goal=150, detail=f"{times[-1]:.0f} worst"
+            f"grown: GET {path}", statistics.median(times), "ms", target=150, detail=f"{times[-1]:.0f} worst"
         )
     yield single_value("grown: memory per pending delivery", memory * 1024**2 / size.pending, "B")
     yield single_value("grown: memory per idle connection", idle, "KiB")
@@ -163,7 +163,7 @@ def _start(few: _Store, many: _Store, size: Scale) -> Iterator[Measurement]:
         for store, found in zip((few, many), times, strict=True):
             with a_receiver(store.path, store.sink) as running:
                 found.append(running.startup_seconds * 1000)
-    yield compare_times("grown: process start to ready", times[1], times[0], goal=1.25)
+    yield compare_times("grown: process start to ready", times[1], times[0], target=1.25)
 
 
 def _stats(few: _Store, many: _Store) -> Measurement:
@@ -185,4 +185,4 @@ def _sweep(few: _Store, many: _Store, size: Scale) -> Measurement:
                 posts = callbacks(running, size.slow_callbacks * _SWEEP_FACTOR, statuses=STATUSES[-1:])
                 ran = run_load(running.public, posts, store.path, connections=8)
                 found.append(percentile(ran.times, 99) * 1000)
-    return compare_times("grown: p99 during a sweep", times[1], times[0], goal=1.2)
+    return compare_times("grown: p99 during a sweep", times[1], times[0], target=1.2)

@@ -81,16 +81,16 @@ def _measure_peer(peer: Procrastinate, size: Scale, server: int, found: Figures)
 
 def _compare(nodes: str, found: Figures, *, is_first: bool) -> Iterator[Measurement]:
     for what in ("acknowledge", "deliver"):
-        goal = 0.5 if is_first and what == "acknowledge" else None
+        target = 0.5 if is_first and what == "acknowledge" else None
         name, own = f"{nodes}: {what}, rate / {_SQLITE}", f"{what}, CPU of nodes"
-        yield compare_rates(name, found[what, _NODES], found[what, _SQLITE], goal=goal)
+        yield compare_rates(name, found[what, _NODES], found[what, _SQLITE], target=target)
         server = statistics.median(found[f"{what}, CPU of server", _NODES])
         name, detail = f"{nodes}: {what}, CPU / {_SQLITE}", f"PostgreSQL {server:.0f} us"
         yield compare_times(name, found[own, _NODES], found[own, _SQLITE], unit="us", detail=detail)
     if found["deliver", _PEER]:
-        goal = 3 if is_first else None
+        target = 3 if is_first else None
         yield compare_rates(
-            f"{nodes}: deliver, rate / {_PEER}", found["deliver", _NODES], found["deliver", _PEER], goal=goal
+            f"{nodes}: deliver, rate / {_PEER}", found["deliver", _NODES], found["deliver", _PEER], target=target
         )
         ours, theirs = _with_server(found, _NODES), _with_server(found, _PEER)
         yield compare_times(f"{nodes}: deliver, all CPU / {_PEER}", ours, theirs, unit="us")

@@ -22,7 +22,9 @@ def storage(size: Scale) -> Iterator[Measurement]:
             run_load(running.public, posts, path)
             wait_until_counted(delivered, len(posts))
         used, events = _used(path)
-    yield single_value("bytes on disk per event", (used - empty) / events, "B", goal=1600, detail=f"of {events} events")
+    yield single_value(
+        "bytes on disk per event", (used - empty) / events, "B", target=1600, detail=f"of {events} events"
+    )
 
 
 def _used(path: Path) -> tuple[int, int]:

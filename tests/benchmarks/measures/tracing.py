@@ -18,7 +18,7 @@ _SPANS = 100_000
 def tracing(size: Scale) -> Iterator[Measurement]:
     """The time of a span that is not recorded, and the CPU of a callback with tracing beside one without."""
     best = min(asyncio.run(_seconds_of_spans()) for _ in range(size.rounds))
-    yield single_value("a span while tracing is off", best / _SPANS * 1e6, "us", goal=2, detail="with its headers")
+    yield single_value("a span while tracing is off", best / _SPANS * 1e6, "us", target=2, detail="with its headers")
     costs: dict[str, list[float]] = defaultdict(list)
     with temp_folder() as one, temp_folder() as other, server_process("sink", folder=one) as collector:
         on = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.port}"}
