@@ -147,7 +147,7 @@ def attach_titles(items: Iterable[pytest.Item]) -> None:
     for item in items:
         mark = item.get_closest_marker(_MARK)
         if mark is not None:
-            case = f" ({item.callspec.id})" if hasattr(item, "callspec") else ""
+            case = f" ({item.callspec.id})" if hasattr(item, "callspec") and item.callspec.id else ""
             item.user_properties.append((_MARK, f"{mark.args[0]}{case}"))
 
 
